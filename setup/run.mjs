@@ -1,0 +1,56 @@
+// node setup/run.mjs [--packages-only] PROGRAM [ARGUMENT…]: makes all ready that a program of the tree needs, then runs it on
+// the right Node; --packages-only for programs that need no Postgres. Without a program: only makes ready.
+// Runs on Node 20 and later, before any package is there.
+
+import { join } from 'node:path'
+
+const given = process.argv.slice(2)
+const packagesOnly = given[0] === '--packages-only'
+const [program, ...args] = packagesOnly ? given.slice(1) : given
+const { atLeast, formatVersion, leastSetupNode, versionIn } = await import('./versions.mjs')
+const version = versionIn(process.version)
+if (!version || !atLeast(version, leastSetupNode)) {
+  fail(`Set-up needs Node ${leastSetupNode[0]} or later and this is ${version ? formatVersion(version) : process.version}: install a newer one.`, 5)
+}
+
+const { ensure, root } = await import('./ensure.mjs')
+const { SetupFailure } = await import('./failure.mjs')
+
+// What root makes, other accounts must be able to use.
+if (process.getuid?.() === 0) process.umask(0o022)
+
+const interruption = new AbortController()
+/** @type {NodeJS.Signals[]} */
+const stopping = ['SIGINT', 'SIGTERM', 'SIGHUP']
+for (const signal of stopping) process.on(signal, interrupt)
+
+try {
+  const ready = await ensure({ postgres: !packagesOnly, signal: interruption.signal })
+  for (const signal of stopping) process.off(signal, interrupt)
+  if (program === undefined) {
+    process.stdout.write(`Node: ${ready.node}\nPostgres: ${ready.env.BEYOND_PG_BINDIR ?? 'not set up'}\nPgBouncer: ${ready.env.BEYOND_PGBOUNCER ?? 'not set up'}\n`)
+  } else {
+    const { runProgram } = await import('./run-program.mjs')
+    runProgram(ready.node, [join(root, program), ...args], ready.env, (error) => fail(`${program} could not be started: ${error.message}`, 5))
+  }
+} catch (error) {
+  if (!(error instanceof SetupFailure)) throw error
+  fail(error.message, error.exitCode)
+}
+
+/** @param {string} signal */
+function interrupt(signal) {
+  // The commands that run are told by us, or by the terminal; the second time nobody waits for them.
+  if (interruption.signal.aborted) process.exit(130)
+  interruption.abort(signal)
+}
+
+/**
+ * @param {string} message
+ * @param {number} code
+ * @returns {never}
+ */
+function fail(message, code) {
+  process.stderr.write(`beyond-pg: ${message}\n`)
+  process.exit(code)
+}
