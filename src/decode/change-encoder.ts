@@ -372,8 +372,12 @@ export class ChangeEncoder {
   }
 
   #bigLong(value: bigint): void {
-    const high = Number(BigInt.asIntN(32, value >> 32n))
-    this.#writer.position = putInt64(this.#writer.bytes, this.#writer.position, high, Number(BigInt.asIntN(32, value)))
+    const { bytes, position } = this.#writer
+    const exact = Number(value)
+    this.#writer.position =
+      Math.abs(exact) < 2 ** 52
+        ? putLong(bytes, position, exact)
+        : putInt64(bytes, position, Number(BigInt.asIntN(32, value >> 32n)), Number(BigInt.asIntN(32, value)))
   }
 }
 

@@ -7,7 +7,7 @@ import { canBeUnchanged, kindOf, valueKind, type ValueKind } from './column-type
 import type { AvroObject, AvroSchema } from './fingerprint.ts'
 import type { ReplicaIdentity } from './pgoutput-message.ts'
 
-/** Exactly what makes a relation version: any difference gives another schema and another fingerprint. */
+/** What makes a relation version: any difference, but for a type's name, gives another schema and another fingerprint. */
 export type RelationDescriptor = {
   readonly schema: string
   readonly table: string
@@ -17,6 +17,7 @@ export type RelationDescriptor = {
 }
 export type ColumnDescriptor = {
   readonly name: string
+  /** For people: `int8`, `public.mood`; of a domain that of its base type, as Postgres sends it. */
   readonly type: string
   readonly oid: number
   readonly typmod: number
@@ -47,9 +48,13 @@ export function schemaOf(relation: RelationDescriptor): AvroObject {
   }
 }
 
-/** First 8 bytes of SHA-256 over the JSON of the descriptor, its members in the order of the types above. */
+/**
+ * First 8 bytes of SHA-256 over the JSON of the descriptor, its members in the order of the types above, without the type names:
+ * a type is its oid. Postgres does not send RELATION and TYPE again when a type is renamed, only at some later occasion or to the
+ * next session, so that a name would make the bytes depend on when the slot was last connected to.
+ */
 function digestOf({ schema, table, oid, replicaIdentity, columns }: RelationDescriptor): string {
-  const ordered = { schema, table, oid, replicaIdentity, columns: columns.map(({ name, type, oid: typeOid, typmod, key }) => ({ name, type, oid: typeOid, typmod, key })) }
+  const ordered = { schema, table, oid, replicaIdentity, columns: columns.map(({ name, oid: typeOid, typmod, key }) => ({ name, oid: typeOid, typmod, key })) }
   return createHash('sha256').update(JSON.stringify(ordered)).digest('hex').slice(0, 16)
 }
 

@@ -57,7 +57,7 @@ export class RelationCache {
       columns: relation.columns.map(({ name, typeOid, typmod, key }) => ({ name, type: this.#typeName(typeOid), oid: typeOid, typmod, key })),
     })
     const known = this.#versions.get(relation.oid | 0)
-    if (known?.schema === version.schema) return undefined
+    if (known?.fingerprint === version.fingerprint) return undefined
     this.#versions.set(relation.oid | 0, version)
     return version
   }
