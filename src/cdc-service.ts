@@ -1,0 +1,250 @@
+/**
+ * The CDC service of one database: opens what its configuration names (log, listener), runs the change pipeline and
+ * answers subscribers, until it is told to stop. Owns all of it, and closes it in the reverse order.
+ */
+import { mkdir, readFile, rename } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fromEvent, takeUntil } from 'rxjs'
+import { backoffMs } from './backoff.ts'
+import { lockFile } from './directory-lock.ts'
+import { BeyondError, codeOf, codes, fromSystem } from './errors.ts'
+import { ChangeLog } from './log/change-log.ts'
+import { ConsumerStore } from './log/consumers.ts'
+import { LogView } from './log/log-view.ts'
+import { historyBytes, newManifest, readManifest, writeManifest, type Manifest } from './log/manifest.ts'
+import type { RetentionPolicy } from './log/retention.ts'
+import type { Logger } from './logger.ts'
+import { changePipeline, PipelineProgress } from './pipeline.ts'
+import type { Position, Status, SubscriberStatus } from './transport/envelopes.ts'
+import { ALPN } from './transport/frame.ts'
+import type { Quic, QuicAddress, QuicLimits, QuicListener } from './transport/quic.ts'
+import { SubscriptionServer } from './transport/subscription-server.ts'
+import { formatLsn, lsnFromServer, LSN_ZERO, type Lsn } from './wal/lsn.ts'
+import { withPostgres, type PostgresAddress } from './wal/postgres.ts'
+import { createPublication, createSlot, dropSlot, serverState } from './wal/slot.ts'
+
+export type CdcServiceOptions = {
+  readonly postgres: PostgresAddress
+  readonly slot: string
+  readonly publication: string
+  /** `schema.table` each, for a publication that does not exist yet; none: all tables. */
+  readonly tables: readonly string[]
+  readonly directory: string
+  readonly newHistory: boolean
+  readonly listen: QuicAddress
+  /** Holds server.crt, server.key and ca.crt. */
+  readonly tlsDirectory: string
+  readonly limits: QuicLimits
+  readonly maxSubscriptions: number
+  readonly heartbeatMs: number
+  readonly windowBytes: number
+  readonly tailBytes: number
+  readonly segmentBytes: number
+  readonly idleMarkMs: number
+  readonly retention: RetentionPolicy
+  readonly version: string
+}
+
+const RETRY = { minMs: 50, maxMs: 2_000 }
+const RETAIN_INTERVAL_MS = 10_000
+const CURSOR_FLUSH_MS = 200
+const CATCH_UP_MS = 30_000
+const REQUEST_TIMEOUT_MS = 10_000
+const DRAIN_MS = 3_000
+
+/** Runs until `signal` aborts; then it has told the subscribers and closed everything. Throws what no retry mends. */
+export async function runCdcService(
+  options: CdcServiceOptions,
+  quic: Quic,
+  logger: Logger,
+  signal: AbortSignal,
+  onListening: (address: QuicAddress) => void,
+): Promise<void> {
+  const { postgres, directory, limits } = options
+  await using owned = new AsyncDisposableStack()
+  const credentials = await readCredentials(options.tlsDirectory)
+  // First of all, so that a port in use is said before anything is made in the database.
+  const listener = owned.adopt(await quic.listen({ address: options.listen, alpn: ALPN, credentials, limits }), (open: QuicListener) => open.close())
+  await mkdir(dirname(directory), { recursive: true, mode: 0o700 })
+  // Beside the folder, which is renamed when a new history begins.
+  owned.use(lockFile(`${directory}.lock`, `Another CDC service runs on ${directory}: stop it first, or choose another folder with --data.`))
+  if (options.newHistory) await putAside(options, logger)
+  const manifest = await findOrBegin(options, logger, signal)
+  if (!manifest) return
+  const log = owned.use(
+    await ChangeLog.open({ directory, manifest, logger, segmentBytes: options.segmentBytes, tailBytes: options.tailBytes }),
+  )
+  const consumers = await ConsumerStore.open(directory)
+  owned.defer(() => consumers.flush())
+
+  const progress = new PipelineProgress()
+  let state = 'starting'
+  let failure: BeyondError | undefined
+  let walEnd: Lsn = LSN_ZERO
+  const askWalEnd = async (): Promise<Lsn | undefined> => {
+    try {
+      const { rows } = await withPostgres(postgres, 'asking for the end of WAL', (client) => client.query<{ lsn: string }>('SELECT pg_current_wal_flush_lsn()::text AS lsn'))
+      return (walEnd = lsnFromServer(rows[0].lsn))
+    } catch {
+      return undefined
+    }
+  }
+  const view = new LogView({ log, consumers, walEnd: askWalEnd, catchUpMs: CATCH_UP_MS })
+  const startedAt = BigInt(Date.now()) * 1000n
+  const server = `beyond-pg-cdc/${options.version}`
+
+  const lag = (sent: Position | undefined, offset: number) => ({
+    bytes: BigInt(Math.max(0, log.end - offset)),
+    // Commit times of what is missing are not known without reading it; the age of what was sent last bounds it.
+    ms: sent && sent.lsn < log.head.lsn ? BigInt(Math.max(0, Date.now())) - log.head.time / 1000n : 0n,
+  })
+  const status = async (): Promise<Status> => {
+    await askWalEnd()
+    return {
+      server,
+      startedAt,
+      state,
+      error: failure ? `${failure.code}: ${failure.message}` : null,
+      history: historyBytes(manifest),
+      systemId: manifest.systemId,
+      database: manifest.database,
+      slot: {
+        name: manifest.slot,
+        publication: manifest.publication,
+        confirmedLsn: progress.confirmed,
+        receivedLsn: progress.received,
+        walLsn: walEnd,
+        lagBytes: walEnd > progress.confirmed ? walEnd - progress.confirmed : 0n,
+      },
+      log: {
+        oldest: log.oldest,
+        head: { lsn: log.head.lsn, chain: log.head.chain },
+        headTime: log.head.time > 0n ? log.head.time : null,
+        bytes: BigInt(log.bytes),
+        segments: log.segments.length,
+        transactions: log.transactions,
+        changes: log.changes,
+      },
+      subscribers: [...subscriptions.subscribers(lag), ...absent(subscriptions.subscribers(lag), consumers)],
+    }
+  }
+  const subscriptions = owned.use(
+    new SubscriptionServer(listener, {
+      log: view,
+      logger,
+      server,
+      heartbeatMs: options.heartbeatMs,
+      now: () => performance.now(),
+      maxSubscriptions: options.maxSubscriptions,
+      requestTimeoutMs: REQUEST_TIMEOUT_MS,
+      drainMs: DRAIN_MS,
+      status,
+    }),
+  )
+  const retain = setInterval(() => {
+    const held = consumers.list().map(({ position }) => position.lsn)
+    log.retain(options.retention, held, BigInt(Date.now()) * 1000n).catch((error: unknown) => logger.error({ err: error }, 'could not remove old segments'))
+  }, RETAIN_INTERVAL_MS)
+  owned.defer(() => clearInterval(retain))
+  const flushCursors = setInterval(() => {
+    consumers.flush().catch((error: unknown) => logger.error({ err: fromSystem(error, 'saving cursors of consumers') }, 'could not save cursors'))
+  }, CURSOR_FLUSH_MS)
+  owned.defer(() => clearInterval(flushCursors))
+
+  onListening(listener.address)
+  await new Promise<void>((resolve, reject) => {
+    const onState = (next: string, error?: BeyondError) => {
+      state = next
+      failure = error
+    }
+    changePipeline({ postgres, log, logger, windowBytes: options.windowBytes, idleMarkMs: options.idleMarkMs, onState }, progress)
+      .pipe(takeUntil(fromEvent(signal, 'abort')))
+      .subscribe({ error: reject, complete: resolve })
+  })
+  state = 'stopping'
+  logger.info({ head: formatLsn(log.head.lsn) }, 'stopping')
+}
+
+/** Durable consumers that are not connected now. */
+function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore): SubscriberStatus[] {
+  return consumers
+    .list()
+    .filter(({ name }) => !connected.some(({ consumer }) => consumer === name))
+    .map(({ name, position }) => ({
+      id: 0n,
+      peer: '',
+      address: '',
+      client: '',
+      consumer: name,
+      connected: false,
+      sent: null,
+      acknowledged: position,
+      lagBytes: 0n,
+      lagMs: 0n,
+      sentBytes: 0n,
+    }))
+}
+
+/** The history of this folder; a new one, with slot and publication, when there is none. undefined: told to stop meanwhile. */
+async function findOrBegin(options: CdcServiceOptions, logger: Logger, signal: AbortSignal): Promise<Manifest | undefined> {
+  const { directory, slot, publication, postgres } = options
+  const found = await readManifest(directory)
+  if (found) {
+    if (found.slot !== slot || found.publication !== publication || found.database !== postgres.database)
+      throw new BeyondError(
+        'BAD_ARGUMENT',
+        `${directory} is the change log of slot ${found.slot}, publication ${found.publication} and database ${found.database}: use these, or another --data.`,
+      )
+    return found
+  }
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await begin(options, logger)
+    } catch (error) {
+      if (signal.aborted) return undefined
+      if (!codes[codeOf(error)].retry) throw error
+      logger.warn({ code: codeOf(error), attempt }, (error as Error).message)
+      await sleep(backoffMs(attempt, Math.random(), RETRY), undefined, { signal }).catch(() => {})
+    }
+  }
+}
+
+function begin({ directory, slot, publication, tables, postgres }: CdcServiceOptions, logger: Logger): Promise<Manifest> {
+  return withPostgres(postgres, 'preparing slot and publication', async (client) => {
+    const server = await serverState(client, slot, publication)
+    if (!server.publication) await createPublication(client, publication, tables)
+    // A slot that is there without a log was made by a start that was cut short, or its log is gone: either way its
+    // confirmed position is where the new history begins.
+    const genesis = server.slot?.confirmed ?? (await createSlot(client, slot))
+    if (server.slot?.lost !== undefined) throw new BeyondError('SLOT_LOST', `Postgres has invalidated the slot ${slot} (${server.slot.lost}): start with --new-history.`)
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    const manifest = newManifest({ systemId: server.systemId, database: postgres.database, slot, publication, genesis }, new Date())
+    await writeManifest(directory, manifest)
+    logger.info({ history: manifest.history, genesis: formatLsn(genesis) }, 'a new history begins')
+    return manifest
+  })
+}
+
+/** Keeps the old log under another name and drops the slot, so that a new history begins. */
+async function putAside({ directory, slot, postgres }: CdcServiceOptions, logger: Logger): Promise<void> {
+  await withPostgres(postgres, 'dropping the slot', (client) => dropSlot(client, slot))
+  const aside = `${directory}.${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
+  try {
+    await rename(directory, aside)
+    logger.warn({ from: directory, to: aside }, 'put the old change log aside')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw fromSystem(error, 'putting the old change log aside')
+  }
+}
+
+async function readCredentials(directory: string): Promise<{ cert: string; key: string; ca: string }> {
+  const read = async (name: string): Promise<string> => {
+    try {
+      return await readFile(join(directory, name), 'utf8')
+    } catch (error) {
+      throw new BeyondError('BAD_CERTIFICATE', `Can't read ${join(directory, name)}: ${(error as Error).message}`, { cause: error })
+    }
+  }
+  return { cert: await read('server.crt'), key: await read('server.key'), ca: await read('ca.crt') }
+}

@@ -1,0 +1,124 @@
+/**
+ * The change path, in the order in which data flows:
+ *
+ *     slot ──► decode, Avro, chain ──► compare replays ──► change log, fsync ──► confirm to the slot
+ *                                                             └──► subscribers, each with a cursor of its own
+ *
+ * Backpressure is counted in bytes at the two edges: the source reads on only while what the log has yet to make durable
+ * fits its window; and each subscriber has its own cursor, which holds nothing back.
+ */
+import { concatMap, defer, filter, from, mergeMap, Observable, retry, tap, throwError, timer } from 'rxjs'
+import { backoffMs } from './backoff.ts'
+import { ChangeEncoder } from './decode/change-encoder.ts'
+import { BeyondError, codeOf, codes } from './errors.ts'
+import type { ChangeLog } from './log/change-log.ts'
+import { beforeHead } from './log/log-search.ts'
+import { ReplayCheck } from './log/replay-check.ts'
+import { resumePoint } from './log/resume-point.ts'
+import type { Logger } from './logger.ts'
+import { formatLsn, LSN_ZERO, maxLsn, type Lsn } from './wal/lsn.ts'
+import { withPostgres, type PostgresAddress } from './wal/postgres.ts'
+import { replicationSource, type SourceBatch, type SourceControl } from './wal/replication-source.ts'
+import { serverState } from './wal/slot.ts'
+
+export type ChangePipelineOptions = {
+  readonly postgres: PostgresAddress
+  readonly log: ChangeLog
+  readonly logger: Logger
+  /** Bytes that may wait for the log's fsync before reading from Postgres pauses. */
+  readonly windowBytes: number
+  /** On an idle database the slot is moved at most this often. Milliseconds. */
+  readonly idleMarkMs: number
+  readonly onState: (state: 'streaming' | 'reconnecting', error?: BeyondError) => void
+}
+
+const RETRY = { minMs: 50, maxMs: 5_000 }
+
+/** Where the change path stands; for status. */
+export class PipelineProgress {
+  received: Lsn = LSN_ZERO
+  confirmed: Lsn = LSN_ZERO
+}
+
+/** Runs until it is unsubscribed; errors with what no retry mends. Emits each LSN that was confirmed. */
+export function changePipeline(options: ChangePipelineOptions, progress: PipelineProgress): Observable<Lsn> {
+  const { logger, onState } = options
+  return defer(() => from(prepare(options))).pipe(
+    concatMap((attempt) => stream(options, attempt, progress)),
+    retry({
+      resetOnSuccess: true,
+      delay: (error: unknown, attempt) => {
+        if (!codes[codeOf(error)].retry) return throwError(() => error)
+        const known = error as BeyondError
+        const ms = backoffMs(attempt, Math.random(), RETRY)
+        onState('reconnecting', known)
+        logger.warn({ code: known.code, attempt, retryInMs: Math.round(ms) }, known.message)
+        return timer(ms)
+      },
+    }),
+  )
+}
+
+type Attempt = { readonly start: Lsn; readonly encoder: ChangeEncoder; readonly check: ReplayCheck }
+
+/** Looks at slot, log and database before reading, and forgets what the last attempt left half done. */
+async function prepare({ postgres, log, logger }: ChangePipelineOptions): Promise<Attempt> {
+  await log.rollback()
+  const { manifest, head, reached } = log
+  const server = await withPostgres(postgres, 'looking at the slot', (client) => serverState(client, manifest.slot, manifest.publication))
+  const point = resumePoint(server, { manifest, head: head.lsn, reached })
+  const before = point.replaysHead ? await beforeHead(log) : undefined
+  const replaysHead = point.replaysHead && before !== undefined
+  // What comes before the newest transaction is gone: start behind it, there is nothing to compare with.
+  const start = point.replaysHead && !before ? head.endLsn : point.start
+  logger.info({ slot: manifest.slot, start: formatLsn(start), reached: formatLsn(reached) }, 'reading changes')
+  return { start, encoder: new ChangeEncoder((before ?? head).chain), check: new ReplayCheck(head, replaysHead) }
+}
+
+function stream(options: ChangePipelineOptions, attempt: Attempt, progress: PipelineProgress): Observable<Lsn> {
+  const { log, windowBytes, idleMarkMs, postgres, onState } = options
+  const { encoder, check, start } = attempt
+  const { slot, publication } = log.manifest
+  let source: SourceControl
+  let markedAt = performance.now()
+
+  const encode = (batch: SourceBatch) => {
+    for (const message of batch.messages) encoder.push(message)
+    const encoded = encoder.take()
+    // New schemas stay with the encoder until there are bytes that need them.
+    return { encoded, schemas: encoded ? encoder.takeSchemas() : [], idleAt: batch.idleAt }
+  }
+
+  const store = async ({ encoded, schemas, idleAt }: ReturnType<typeof encode>): Promise<void> => {
+    const appends = encoded ? check.admit(encoded, schemas) : []
+    const durable = appends.map((append) => log.append(append))
+    if (log.pendingBytes > windowBytes) source.pause()
+    await Promise.all(durable)
+    if (log.pendingBytes <= windowBytes) source.resume()
+    if (idleAt !== undefined) await moveIdleSlot(idleAt)
+  }
+
+  /** Nothing is outstanding and Postgres has read on: remember that durably, then the slot may follow. */
+  const moveIdleSlot = async (idleAt: Lsn): Promise<void> => {
+    progress.received = maxLsn(progress.received, idleAt)
+    const now = performance.now()
+    if (encoder.insideTransaction || idleAt <= log.reached || now - markedAt < idleMarkMs) return
+    markedAt = now
+    await log.mark(idleAt)
+  }
+
+  const opened = replicationSource({ postgres, slot, publication, start }, (control) => {
+    source = control
+    onState('streaming')
+  })
+  return opened.pipe(
+    mergeMap((batch) => store(encode(batch))),
+    filter(() => log.reached > progress.confirmed),
+    tap(() => {
+      progress.confirmed = log.reached
+      progress.received = maxLsn(progress.received, log.reached)
+      source.confirm(log.reached)
+    }),
+    mergeMap(() => [log.reached]),
+  )
+}
