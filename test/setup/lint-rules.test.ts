@@ -16,7 +16,7 @@ copyFileSync(join(root, '.oxlintrc.json'), join(tree, '.oxlintrc.json'))
 const table: Record<string, { may: string[]; mayNot: string[] }> = {
   'src/base.ts': {
     may: ['./errors.ts', 'node:fs', 'pg'],
-    mayNot: ['./wal/x.ts', './transport/x.ts', './log/x.ts', './manage/x.ts', './sink/x.ts', './decode/x.ts', './pipeline.ts', './beyond-pg.ts', './cli/x.ts'],
+    mayNot: ['./wal/x.ts', './transport/x.ts', './log/x.ts', './manage/x.ts', './sink/x.ts', './decode/x.ts', './pipeline.ts', './beyond-pg.ts', './cdc-service.ts', './cli/x.ts'],
   },
   'src/wal/a.ts': {
     may: ['./lsn.ts', '../errors.ts'],
@@ -28,9 +28,10 @@ const table: Record<string, { may: string[]; mayNot: string[] }> = {
   'src/log/a.ts': { may: ['../transport/x.ts', '../wal/lsn.ts', './x.ts'], mayNot: ['../decode/x.ts', '../sink/x.ts', '../manage/x.ts'] },
   'src/sink/a.ts': { may: ['../transport/x.ts'], mayNot: ['../decode/x.ts', '../log/x.ts', '../manage/x.ts'] },
   'src/manage/a.ts': { may: ['../transport/x.ts', '../wal/x.ts'], mayNot: ['../decode/x.ts', '../log/x.ts', '../sink/x.ts', '../pipeline.ts'] },
-  'src/pipeline.ts': { may: ['./log/x.ts', './decode/x.ts', './sink/x.ts', './transport/x.ts'], mayNot: ['./cli/x.ts', './beyond-pg.ts', '../bench/x.ts'] },
-  'src/cli/a.ts': { may: ['../pipeline.ts', '../transport/x.ts', './x.ts'], mayNot: ['../beyond-pg-cdc.ts'] },
-  'src/beyond-pg-cdc.ts': { may: ['./cli/x.ts', './pipeline.ts', './log/x.ts'], mayNot: ['./beyond-pg.ts', '../test/x.ts'] },
+  'src/pipeline.ts': { may: ['./log/x.ts', './decode/x.ts', './sink/x.ts', './transport/x.ts'], mayNot: ['./cli/x.ts', './beyond-pg.ts', './cdc-service.ts', '../bench/x.ts'] },
+  'src/cdc-service.ts': { may: ['./pipeline.ts', './log/x.ts', './transport/x.ts'], mayNot: ['./beyond-pg-cdc.ts', './cli/x.ts'] },
+  'src/cli/a.ts': { may: ['../cdc-service.ts', '../pipeline.ts', '../transport/x.ts', './x.ts'], mayNot: ['../beyond-pg-cdc.ts'] },
+  'src/beyond-pg-cdc.ts': { may: ['./cli/x.ts', './cdc-service.ts', './pipeline.ts', './log/x.ts'], mayNot: ['./beyond-pg.ts', '../test/x.ts'] },
   'setup/a.mjs': { may: ['./b.mjs', 'node:fs'], mayNot: ['../src/errors.ts', 'pg', 'commander'] },
   'test/a.ts': { may: ['../src/log/x.ts', '../bench/x.ts'], mayNot: [] },
 }
