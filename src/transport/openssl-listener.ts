@@ -1,0 +1,214 @@
+/** A QUIC listener: admits, accepts and bounds connections. Owns its socket, its TLS context and its connections. */
+import { BeyondError } from '../errors.ts'
+import { OpensslConnection, peerAddress } from './openssl-connection.ts'
+import type { ConnectionOwner } from './openssl-connection.ts'
+import { createContext, takeError } from './openssl-credentials.ts'
+import { callOut, Engine } from './openssl-engine.ts'
+import type { Polled } from './openssl-engine.ts'
+import * as ffi from './openssl-ffi.ts'
+import type { Pointer } from './openssl-ffi.ts'
+import { bindUdp } from './openssl-socket.ts'
+import type { UdpSocket } from './openssl-socket.ts'
+import type { ListenOptions, QuicAddress, QuicConnection, QuicListener, QuicLimits } from './quic.ts'
+
+/** Before a listener whose socket has failed is opened again. */
+const REOPEN_MS = 100
+
+/** `options.address.host` is an IP address. */
+export function listenAt(options: ListenOptions): QuicListener {
+  const ctx = createContext('server', options.credentials)
+  try {
+    return new OpensslListener(options, ctx, bindUdp(options.address))
+  } catch (error) {
+    ffi.SSL_CTX_free(ctx)
+    throw error
+  }
+}
+
+class OpensslListener implements QuicListener, ConnectionOwner, Polled {
+  readonly engine: Engine
+  readonly address: QuicAddress
+  readonly maxStreams: number
+  onConnection: (connection: QuicConnection) => void = () => {}
+  readonly #limits: QuicLimits
+  readonly #alpn: string
+  readonly #ctx: Pointer
+  readonly #socket: UdpSocket
+  readonly #id: number
+  /** Every connection that counts, by its SSL object: since its ClientHello was let in, until it is freed. */
+  readonly #admitted = new Map<Pointer, string>()
+  readonly #perAddress = new Map<string, number>()
+  readonly #connections = new Set<OpensslConnection>()
+  #root: Pointer
+  #slot: number
+  #reopenTimer: NodeJS.Timeout | undefined
+  #closing: PromiseWithResolvers<void> | undefined
+
+  /** Takes over context and socket, unless it throws: then the socket is closed and the context left to the caller. */
+  constructor({ limits, alpn }: ListenOptions, ctx: Pointer, socket: UdpSocket) {
+    this.#limits = limits
+    this.maxStreams = limits.maxStreamsPerConnection
+    this.#alpn = alpn
+    this.#ctx = ctx
+    this.#socket = socket
+    this.address = socket.local
+    this.#id = registry.add(this)
+    ffi.SSL_CTX_set_alpn_select_cb(ctx, registry.alpnSelect, this.#id)
+    ffi.SSL_CTX_set_client_hello_cb(ctx, registry.clientHello, this.#id)
+    try {
+      this.#root = this.#open()
+    } catch (error) {
+      registry.remove(this.#id)
+      socket.close()
+      throw error
+    }
+    this.engine = new Engine(socket, this.#root)
+    this.#slot = this.engine.table.add(this.#root, ffi.pollEvent.IC | ffi.pollEvent.EL, this)
+  }
+
+  close(code = 0n, reason = ''): Promise<void> {
+    if (this.#closing !== undefined) return this.#closing.promise
+    this.#closing = Promise.withResolvers<void>()
+    clearTimeout(this.#reopenTimer)
+    for (const connection of this.#connections) connection.close(code, reason)
+    this.#endIfEmpty()
+    return this.#closing.promise
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  onEvents(events: number): void {
+    if (events & ffi.pollEvent.IC) this.#accept()
+    if (events & ffi.pollEvent.EL) this.#reopen()
+  }
+
+  established(connection: OpensslConnection): void {
+    callOut(() => this.onConnection(connection))
+  }
+
+  /** Nobody has heard of it. Refused certificates and scanners are everyday; the peer is told by TLS. */
+  handshakeFailed(): void {}
+
+  freed(connection: OpensslConnection): void {
+    this.#connections.delete(connection)
+    const host = this.#admitted.get(connection.ssl)
+    this.#admitted.delete(connection.ssl)
+    if (host !== undefined) {
+      const rest = this.#perAddress.get(host)! - 1
+      if (rest === 0) this.#perAddress.delete(host)
+      else this.#perAddress.set(host, rest)
+    }
+    this.#endIfEmpty()
+  }
+
+  /**
+   * Whether a connection may go on, asked when its ClientHello is in, before any public key operation; counts it. The address has
+   * been validated by then (Retry). Runs within SSL_handle_events, OpenSSL's lock held: calls here must not take it.
+   */
+  admit(ssl: Pointer): boolean {
+    if (this.#admitted.has(ssl)) return true
+    const { host } = peerAddress(ssl)
+    const fromThere = this.#perAddress.get(host) ?? 0
+    const { maxConnections, maxConnectionsPerAddress, idleTimeoutMs } = this.#limits
+    if (this.#closing !== undefined || this.#admitted.size >= maxConnections || fromThere >= maxConnectionsPerAddress) return false
+    this.#admitted.set(ssl, host)
+    this.#perAddress.set(host, fromThere + 1)
+    // The public SSL_set_value_uint takes the lock, and after this moment our transport parameters are written.
+    ffi.ossl_quic_channel_set_max_idle_timeout_request(ffi.ossl_quic_conn_get_channel(ssl), idleTimeoutMs)
+    return true
+  }
+
+  /** Answers the offset and length of our protocol in the client's list (RFC 7301: entries with a length byte before them). */
+  selectAlpn(list: Buffer): { offset: number; length: number } | undefined {
+    for (let at = 0; at < list.length; at += 1 + list[at]!) {
+      const length = list[at]!
+      if (list.toString('latin1', at + 1, at + 1 + length) === this.#alpn) return { offset: at + 1, length }
+    }
+    return undefined
+  }
+
+  #open(): Pointer {
+    ffi.ERR_clear_error()
+    // No flags: addresses are validated by Retry before any state is kept.
+    const root = ffi.SSL_new_listener(this.#ctx, 0)
+    if (root !== 0 && ffi.SSL_set_fd(root, this.#socket.fd) === 1 && ffi.SSL_set_blocking_mode(root, 0) === 1 && ffi.SSL_listen(root) === 1) return root
+    const reason = takeError()
+    if (root !== 0) ffi.SSL_free(root)
+    throw new BeyondError('INTERNAL', `OpenSSL does not listen: ${reason}.`)
+  }
+
+  #accept(): void {
+    // Asks first: SSL_accept_connection ticks the whole engine when there is none.
+    while (ffi.SSL_get_accept_connection_queue_len(this.#root) > 0) {
+      const ssl = ffi.SSL_accept_connection(this.#root, ffi.SSL_ACCEPT_CONNECTION_NO_BLOCK)
+      if (ssl === 0) break
+      const connection = new OpensslConnection(this, ssl, true, this.#alpn, performance.now() + this.#limits.handshakeTimeoutMs)
+      this.#connections.add(connection)
+      // A ClientHello of several datagrams may not be complete yet: it is counted now. A refused one has ended by itself.
+      if (!this.admit(ssl)) connection.refuse()
+    }
+  }
+
+  /**
+   * OpenSSL gives up a port for good when sending fails otherwise than by a full buffer, were it for one peer (the network goes
+   * down, a firewall forbids): every connection of it has ended, and no new one would come. So a new port takes the socket.
+   */
+  #reopen(): void {
+    this.engine.table.remove(this.#slot)
+    if (this.#closing !== undefined) return
+    this.#reopenTimer = setTimeout(() => {
+      const former = this.#root
+      this.#root = this.#open()
+      this.#slot = this.engine.table.add(this.#root, ffi.pollEvent.IC | ffi.pollEvent.EL, this)
+      this.engine.replaceRoot(this.#root)
+      ffi.SSL_free(former)
+    }, REOPEN_MS)
+  }
+
+  #endIfEmpty(): void {
+    if (this.#closing === undefined || this.#connections.size > 0 || !this.engine.isOpen) return
+    this.engine.table.remove(this.#slot)
+    ffi.SSL_free(this.#root)
+    this.engine.close()
+    ffi.SSL_CTX_free(this.#ctx)
+    registry.remove(this.#id)
+    this.#closing.resolve()
+  }
+}
+
+/**
+ * OpenSSL's callbacks into JavaScript, registered once for all listeners; the callback argument tells which one is meant.
+ * They run within SSL_handle_events and never throw.
+ */
+class Registry {
+  readonly #listeners = new Map<number, OpensslListener>()
+  #lastId = 0
+
+  readonly alpnSelect = ffi.registerAlpnSelect((_ssl, out, outLength, list, length, id) => {
+    const chosen = this.#listeners.get(id)?.selectAlpn(ffi.bytesAt(list, length))
+    if (chosen === undefined) return ffi.SSL_TLSEXT_ERR_ALERT_FATAL
+    // OpenSSL wants a pointer that lives on: into the client's own list.
+    ffi.storePointer(out, list + chosen.offset)
+    ffi.storeByte(outLength, chosen.length)
+    return ffi.SSL_TLSEXT_ERR_OK
+  })
+
+  readonly clientHello = ffi.registerClientHello((ssl, alert, id) => {
+    if (this.#listeners.get(id)?.admit(ssl) === true) return ffi.SSL_CLIENT_HELLO_SUCCESS
+    ffi.storeInt(alert, ffi.SSL_AD_INTERNAL_ERROR)
+    return ffi.SSL_CLIENT_HELLO_ERROR
+  })
+
+  add(listener: OpensslListener): number {
+    this.#listeners.set(++this.#lastId, listener)
+    return this.#lastId
+  }
+
+  remove(id: number): void {
+    this.#listeners.delete(id)
+  }
+}
+
+const registry = new Registry()
