@@ -7,8 +7,11 @@ import { commonSentence } from './failure.mjs'
 /** What apt is asked for each of its sources. */
 export const targetsFormat = '$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(CREATED_BY)'
 
-/** The wanted packages; what they depend on comes along. patchelf makes the programs find the libraries of their prefix. */
-export const wantedPackages = ['postgresql-18', 'postgresql-client-18', 'pgbouncer', 'patchelf']
+/**
+ * The wanted packages; what they depend on comes along. patchelf makes the programs find the libraries of their prefix;
+ * libatomic is what Node needs and a small machine lacks.
+ */
+export const wantedPackages = ['postgresql-18', 'postgresql-client-18', 'pgbouncer', 'patchelf', 'libatomic1']
 
 /** Suites of a release that hold only some of its packages. */
 const partial = /-(security|updates|backports|proposed|debug|backports-sloppy|proposed-updates)$/

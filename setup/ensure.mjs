@@ -8,7 +8,7 @@ import { lock } from './lock.mjs'
 import { ensurePackages } from './npm-packages.mjs'
 import { platformOf } from './platform.mjs'
 import { ensurePostgres } from './postgres.mjs'
-import { findPrefix } from './prefix.mjs'
+import { findPrefix, programsOf } from './prefix.mjs'
 import { progressOn } from './progress.mjs'
 
 /**
@@ -66,7 +66,8 @@ export async function ensure({ postgres = true, signal, env = process.env } = {}
   }
   try {
     const node = await ensurePackages(context)
-    const programs = postgres ? await ensurePostgres(context) : findPrefix(caches)
+    const prefix = postgres ? undefined : findPrefix(caches)
+    const programs = postgres ? await ensurePostgres(context) : prefix && programsOf(prefix)
     const found = programs && { BEYOND_PG_BINDIR: programs.bindir, BEYOND_PGBOUNCER: programs.pgbouncer }
     return { node, env: postgres ? { ...env, ...found } : { ...found, ...env } }
   } catch (error) {

@@ -1,10 +1,11 @@
 // The npm packages by lockfile, Node among them.
 
 import { createHash } from 'node:crypto'
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { accessSync, constants, copyFileSync, existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { run } from './command.mjs'
 import { commonSentence, SetupFailure } from './failure.mjs'
+import { findPrefix, librariesOf, makePrefix, patchelf } from './prefix.mjs'
 import { atLeast, formatVersion, leastNode, versionIn } from './versions.mjs'
 
 /** @typedef {import('./ensure.mjs').Context} Context */
@@ -42,7 +43,11 @@ async function installPackages(context) {
     progress.done('npm packages and Node 26')
   }
   const path = join(modules, platform.nodePackage, 'bin/node')
-  const { code, output } = await run(path, ['--version'], { signal })
+  let { code, output } = await run(path, ['--version'], { signal })
+  if (/libatomic\.so/.test(output)) {
+    await addLibatomic(context, path)
+    ;({ code, output } = await run(path, ['--version'], { signal }))
+  }
   const version = versionIn(output)
   if (code !== 0 || !version || !atLeast(version, leastNode)) {
     throw new SetupFailure(`The Node that npm installed (${path}) does not run here: at least ${formatVersion(leastNode)} is needed, it says "${output.trim()}".`)
@@ -60,6 +65,23 @@ function install({ root, cache, env, signal }) {
   // Our own Node is about to be replaced: npm must run on the machine's.
   const path = (env.PATH ?? '').split(':').filter((folder) => !folder.includes('node_modules')).join(':')
   return run('npm', args, { cwd: root, env: { ...env, PATH: path }, signal })
+}
+
+/**
+ * Node's builds need libatomic, which comes with a compiler and is missing on a machine without: ours gets one of its own.
+ * @param {Context} context
+ * @param {string} node
+ */
+async function addLibatomic(context, node) {
+  const { platform, signal } = context
+  const prefix = findPrefix(context.caches) ?? await makePrefix(context)
+  const library = 'libatomic.so.1'
+  const folder = join(dirname(dirname(node)), 'lib')
+  mkdirSync(folder, { recursive: true })
+  copyFileSync(realpathSync(join(librariesOf(prefix, platform), library)), join(folder, library))
+  copyFileSync(node, `${node}.new`)
+  await patchelf(prefix, platform, ['--set-rpath', '$ORIGIN/../lib', `${node}.new`], signal)
+  renameSync(`${node}.new`, node)
 }
 
 /** So that `npx beyond-pg-cdc` finds the commands in a clone at once. @param {string} root */

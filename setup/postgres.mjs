@@ -4,7 +4,7 @@ import { existsSync, statSync } from 'node:fs'
 import { delimiter, isAbsolute, join, resolve } from 'node:path'
 import { run } from './command.mjs'
 import { SetupFailure } from './failure.mjs'
-import { findPrefix, makePrefix } from './prefix.mjs'
+import { findPrefix, makePrefix, programsOf } from './prefix.mjs'
 import { atLeast, formatVersion, leastPgbouncer, postgresMajor, versionIn } from './versions.mjs'
 
 /** @typedef {import('./ensure.mjs').Context} Context */
@@ -22,7 +22,7 @@ export async function ensurePostgres(context) {
   const bindir = await machineBindir(context)
   const pgbouncer = await machinePgbouncer(context)
   if (bindir !== undefined && pgbouncer !== undefined) return { bindir, pgbouncer }
-  const own = findPrefix(context.caches) ?? await context.exclusively(async () => findPrefix(context.caches) ?? makePrefix(context))
+  const own = programsOf(findPrefix(context.caches) ?? await context.exclusively(async () => findPrefix(context.caches) ?? makePrefix(context)))
   return { bindir: bindir ?? own.bindir, pgbouncer: pgbouncer ?? own.pgbouncer }
 }
 

@@ -21,7 +21,7 @@ import { formatVersion, versionIn } from './versions.mjs'
 /** @typedef {{ recipe: number, prefix: string, packages: string[] }} Stamp */
 
 /** Rises when this file makes prefixes in another way. */
-const recipe = 1
+const recipe = 2
 const stampName = 'postgres-18.json'
 const prefixStart = 'postgres-18-'
 /** What the download and the prefix take at most, in bytes. */
@@ -33,9 +33,9 @@ export function programsOf(prefix) {
 }
 
 /**
- * The programs of the prefix in one of these folders, if there is a finished one.
+ * The prefix in one of these folders, if there is a finished one.
  * @param {readonly string[]} caches
- * @returns {{ bindir: string, pgbouncer: string } | undefined}
+ * @returns {string | undefined}
  */
 export function findPrefix(caches) {
   for (const cache of caches) {
@@ -45,7 +45,7 @@ export function findPrefix(caches) {
       // A cache that was moved or copied holds programs that look for their libraries elsewhere.
       if (stamp.recipe !== recipe || dirname(stamp.prefix) !== realpathSync(cache)) continue
       const programs = programsOf(stamp.prefix)
-      if (existsSync(join(programs.bindir, 'postgres')) && existsSync(programs.pgbouncer)) return programs
+      if (existsSync(join(programs.bindir, 'postgres')) && existsSync(programs.pgbouncer)) return stamp.prefix
     } catch {
       // No stamp, or not one of ours: nothing to find here.
     }
@@ -54,8 +54,9 @@ export function findPrefix(caches) {
 }
 
 /**
+ * Makes one. To be called by one process at a time.
  * @param {Context} context
- * @returns {Promise<{ bindir: string, pgbouncer: string }>}
+ * @returns {Promise<string>} its path
  * @throws {SetupFailure}
  */
 export async function makePrefix(context) {
@@ -79,7 +80,7 @@ export async function makePrefix(context) {
     renameSync(join(cache, `${stampName}.new`), join(cache, stampName))
     rmSync(folder, { recursive: true, force: true })
     progress.done(`Postgres ${versions.postgres} and PgBouncer ${versions.pgbouncer} in ${prefix}`)
-    return programsOf(prefix)
+    return prefix
   } catch (error) {
     rmSync(prefix, { recursive: true, force: true })
     throw error
@@ -183,13 +184,12 @@ async function unpack({ progress, signal }, debs, prefix) {
  */
 async function patchAndTry({ platform, progress, signal }, prefix) {
   progress.detail('trying')
-  const libraries = join(prefix, 'usr/lib', platform.triplet)
-  const loader = realpathSync(join(libraries, platform.loader))
+  const libraries = librariesOf(prefix, platform)
   const { bindir, pgbouncer } = programsOf(prefix)
   const programs = [...readdirSync(bindir).map((name) => join(bindir, name)).filter(isElf), pgbouncer]
   // DT_RPATH and not DT_RUNPATH: only the former holds for the libraries of the libraries as well.
-  const patchelf = [join(prefix, 'usr/bin/patchelf'), '--force-rpath', '--set-rpath', libraries, '--set-interpreter', loader]
-  await must(loader, ['--library-path', libraries, ...patchelf, ...programs], 'preparing Postgres 18', signal)
+  const paths = ['--force-rpath', '--set-rpath', libraries, '--set-interpreter', realpathSync(join(libraries, platform.loader))]
+  await patchelf(prefix, platform, [...paths, ...programs], signal)
 
   const versions = { postgres: join(bindir, 'postgres'), pgbouncer, psql: join(bindir, 'psql'), initdb: join(bindir, 'initdb') }
   for (const [name, path] of Object.entries(versions)) {
@@ -197,6 +197,27 @@ async function patchAndTry({ platform, progress, signal }, prefix) {
     versions[/** @type {keyof typeof versions} */ (name)] = formatVersion(versionIn(stdout) ?? [0, 0])
   }
   return versions
+}
+
+/**
+ * @param {string} prefix
+ * @param {import('./platform.mjs').Platform} platform
+ */
+export function librariesOf(prefix, platform) {
+  return join(prefix, 'usr/lib', platform.triplet)
+}
+
+/**
+ * Runs the prefix's patchelf, with the prefix's libraries whatever the machine has.
+ * @param {string} prefix
+ * @param {import('./platform.mjs').Platform} platform
+ * @param {readonly string[]} args
+ * @param {AbortSignal | undefined} signal
+ */
+export async function patchelf(prefix, platform, args, signal) {
+  const libraries = librariesOf(prefix, platform)
+  const program = [join(libraries, platform.loader), '--library-path', libraries, join(prefix, 'usr/bin/patchelf')]
+  await must(program[0] ?? '', [...program.slice(1), ...args], 'preparing the programs of Postgres and Node', signal)
 }
 
 /** @param {string} path */
