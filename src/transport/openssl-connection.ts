@@ -10,7 +10,6 @@ import type { Attended, Engine, Polled } from './openssl-engine.ts'
 import { callOut } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
 import type { Pointer } from './openssl-ffi.ts'
-import { formatIP } from './openssl-socket.ts'
 import { DeadStream, OpensslStream, tooManyStreams } from './openssl-stream.ts'
 import type { CloseInfo, QuicAddress, QuicConnection, QuicStream } from './quic.ts'
 
@@ -57,14 +56,14 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
   #onClosed: (info: CloseInfo) => void = nothing
 
   /** Takes over `ssl`. `deadline`: of the handshake, in ms of performance.now(). */
-  constructor(owner: ConnectionOwner, ssl: Pointer, isServer: boolean, alpn: string, deadline: number) {
+  constructor(owner: ConnectionOwner, ssl: Pointer, remote: QuicAddress, isServer: boolean, alpn: string, deadline: number) {
     this.#owner = owner
     this.engine = owner.engine
     this.ssl = ssl
     this.#isServer = isServer
     this.#alpn = alpn
     this.#deadline = deadline
-    this.remote = peerAddress(ssl)
+    this.remote = remote
     ffi.SSL_set_blocking_mode(ssl, 0)
     ffi.SSL_set_value_uint(ssl, ffi.SSL_VALUE_CLASS_GENERIC, ffi.SSL_VALUE_EVENT_HANDLING_MODE, ffi.SSL_VALUE_EVENT_HANDLING_MODE_EXPLICIT)
     ffi.SSL_set_default_stream_mode(ssl, ffi.SSL_DEFAULT_STREAM_MODE_NONE)
@@ -320,21 +319,6 @@ function closeInfoOf(ssl: Pointer): CloseInfo | undefined {
     reason: reason.replace(/\0+$/, '') || (code === IDLE_TIMEOUT_CODE ? 'idle timeout' : ''),
     remote: (flags & ffi.SSL_CONN_CLOSE_FLAG_LOCAL) === 0,
     application: (flags & ffi.SSL_CONN_CLOSE_FLAG_TRANSPORT) === 0,
-  }
-}
-
-const addressBytes = Buffer.alloc(32)
-const addressLength = new BigUint64Array(1)
-
-export function peerAddress(ssl: Pointer): QuicAddress {
-  const address = ffi.BIO_ADDR_new()
-  try {
-    if (ffi.ossl_quic_channel_get_peer_addr(ffi.ossl_quic_conn_get_channel(ssl), address) !== 1) return { host: '', port: 0 }
-    if (ffi.BIO_ADDR_rawaddress(address, addressBytes, addressLength as unknown as Uint8Array) !== 1) return { host: '', port: 0 }
-    const port = ffi.BIO_ADDR_rawport(address)
-    return { host: formatIP(addressBytes.subarray(0, Number(addressLength[0]))), port: ((port & 0xff) << 8) | (port >> 8) }
-  } finally {
-    ffi.BIO_ADDR_free(address)
   }
 }
 

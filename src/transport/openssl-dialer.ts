@@ -106,7 +106,7 @@ class Dial implements ConnectionOwner {
     this.#options = options
     this.#address = address
     this.engine = new Engine(socket, ssl)
-    this.connection = new OpensslConnection(this, ssl, false, options.alpn, deadline)
+    this.connection = new OpensslConnection(this, ssl, address, false, options.alpn, deadline)
     // -1, "want read": it goes on in the engine's turns.
     ffi.SSL_connect(ssl)
     ffi.ERR_clear_error()

@@ -2,7 +2,7 @@
  * Drives one OpenSSL engine: a UDP socket with its listener, or with its one dialed connection. Owns the socket, its watch
  * in the event loop, the timer and the table of objects that are polled; leaves what the events mean to the objects.
  *
- * A turn: SSL_handle_events (reads up to 32 datagrams, runs timers, sends), one SSL_poll over all objects, their callbacks,
+ * A turn: SSL_handle_events (reads datagrams, runs timers, sends), one SSL_poll over all objects, their callbacks,
  * and once more if the callbacks have read or written. All application callbacks come from here, so none runs within a call of
  * the application's. A turn is bounded; while there is more to do, turns follow each other through setImmediate, so
  * that the rest of the process has its share.
@@ -30,6 +30,7 @@ export class Engine {
   readonly attended = new Set<Attended>()
   readonly #socket: UdpSocket
   #root: Pointer
+  readonly #receive: ((root: Pointer) => void) | undefined
   #watch: FdWatch | undefined
   #watchesWrites = false
   #watchStopped = false
@@ -41,10 +42,14 @@ export class Engine {
   #inTurn = false
   #idleTurns = 0
 
-  /** Takes over the socket. `root` is the listener or connection whose SSL_handle_events drives all of its engine. */
-  constructor(socket: UdpSocket, root: Pointer) {
+  /**
+   * Takes over the socket. `root` is the listener or connection whose SSL_handle_events drives all of its engine; it reads the
+   * socket, unless `receive` does and hands on what it reads.
+   */
+  constructor(socket: UdpSocket, root: Pointer, receive?: (root: Pointer) => void) {
     this.#socket = socket
     this.#root = root
+    this.#receive = receive
     this.#watch = ffi.watch(socket.fd, { readable: true, writable: false }, this.#onSocket)
     this.touch()
   }
@@ -90,6 +95,7 @@ export class Engine {
     let happened = false
     for (let round = 0; round < ROUNDS && this.isOpen; round++) {
       this.#dirty = false
+      this.#receive?.(this.#root)
       ffi.SSL_handle_events(this.#root)
       if (this.table.poll()) {
         happened = true

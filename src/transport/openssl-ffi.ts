@@ -5,9 +5,9 @@
  * Handles (SSL *, SSL_CTX *, …) are plain numbers here, 0 for NULL: user space addresses fit in 47 bits, and a number
  * costs a third of what koffi takes for a BigInt or an external. Memory of ours is passed as a typed array; callers keep it alive.
  *
- * Functions named ossl_* are not in the public headers of 3.5. Every official build of Node exports them, and two facts can't be
- * had otherwise: the address of an accepted peer (SSL_get_peer_addr is younger) and whether a client's handshake is
- * confirmed, that is, whether the server has accepted the client's certificate.
+ * Functions named ossl_*, and BIO_ADDR_sockaddr_noconst, are not in the public headers of 3.5. Every official build of Node exports
+ * them, and they do what can't be had otherwise: tell whether a client's handshake is confirmed, that is, whether the
+ * server has accepted the client's certificate; set a listener's idle timeout; receive addresses in place.
  */
 import koffi from 'koffi'
 
@@ -40,6 +40,11 @@ export const SSL_CTX_get_cert_store = bind<(ctx: Pointer) => Pointer>('SSL_CTX_g
 
 const alpnPrototype = koffi.proto('beyond_alpn_select', 'int', [handle, handle, handle, handle, 'uint', handle])
 const helloPrototype = koffi.proto('beyond_client_hello', 'int', [handle, handle, handle])
+const pendingPrototype = koffi.proto('beyond_new_pending', 'int', [handle, handle, handle])
+export type NewPending = (ctx: Pointer, ssl: Pointer, argument: Pointer) => number
+export const registerNewPending = (callback: NewPending): Callback => koffi.register(callback, koffi.pointer(pendingPrototype))
+export const SSL_CTX_set_new_pending_conn_cb = lib.func('SSL_CTX_set_new_pending_conn_cb', 'void', [
+  handle, koffi.pointer(pendingPrototype), handle]) as unknown as (ctx: Pointer, callback: Callback, argument: Pointer) => void
 export type AlpnSelect = (ssl: Pointer, out: Pointer, outLength: Pointer, list: Pointer, length: number, argument: Pointer) => number
 export type ClientHello = (ssl: Pointer, alert: Pointer, argument: Pointer) => number
 type Callback = unknown
@@ -52,6 +57,7 @@ export const SSL_CTX_set_client_hello_cb = lib.func('SSL_CTX_set_client_hello_cb
 
 // ── certificates ────────────────────────────────────────────────────────────────────────────────────────────────────
 export const BIO_new_mem_buf = bind<(bytes: Memory, length: number) => Pointer>('BIO_new_mem_buf', handle, [memory, 'int'])
+export const BIO_new_dgram = bind<(fd: number, close: number) => Pointer>('BIO_new_dgram', handle, ['int', 'int'])
 export const BIO_free = bind<(bio: Pointer) => number>('BIO_free', 'int', [handle])
 export const PEM_read_bio_X509 = bind<(bio: Pointer, x: Pointer, callback: Pointer, password: Memory) => Pointer>(
   'PEM_read_bio_X509', handle, [handle, handle, handle, memory])
@@ -88,8 +94,6 @@ export const SSL_set_value_uint = bind<(ssl: Pointer, kind: number, id: number, 
 export const SSL_get_value_uint = bind<(ssl: Pointer, kind: number, id: number, value: Memory) => number>(
   'SSL_get_value_uint', 'int', [handle, 'uint32', 'uint32', memory])
 export const ossl_quic_conn_get_channel = bind<(ssl: Pointer) => Pointer>('ossl_quic_conn_get_channel', handle, [handle])
-export const ossl_quic_channel_get_peer_addr = bind<(channel: Pointer, address: Pointer) => number>(
-  'ossl_quic_channel_get_peer_addr', 'int', [handle, handle])
 export const ossl_quic_channel_is_handshake_confirmed = bind<(channel: Pointer) => number>(
   'ossl_quic_channel_is_handshake_confirmed', 'int', [handle])
 export const ossl_quic_channel_set_max_idle_timeout_request = bind<(channel: Pointer, ms: number) => void>(
@@ -97,11 +101,14 @@ export const ossl_quic_channel_set_max_idle_timeout_request = bind<(channel: Poi
 
 // ── listeners, events ───────────────────────────────────────────────────────────────────────────────────────────────
 export const SSL_new_listener = bind<(ctx: Pointer, flags: number) => Pointer>('SSL_new_listener', handle, [handle, 'uint64'])
+export const SSL_set0_wbio = bind<(ssl: Pointer, bio: Pointer) => void>('SSL_set0_wbio', 'void', [handle, handle])
 export const SSL_listen = bind<(listener: Pointer) => number>('SSL_listen', 'int', [handle])
 export const SSL_accept_connection = bind<(listener: Pointer, flags: number) => Pointer>('SSL_accept_connection', handle, [handle, 'uint64'])
 export const SSL_get_accept_connection_queue_len = bind<(listener: Pointer) => number>(
   'SSL_get_accept_connection_queue_len', 'size_t', [handle])
 export const SSL_handle_events = bind<(ssl: Pointer) => number>('SSL_handle_events', 'int', [handle])
+export const SSL_inject_net_dgram = bind<(ssl: Pointer, bytes: Pointer, length: number, peer: Pointer, local: Pointer) => number>(
+  'SSL_inject_net_dgram', 'int', [handle, handle, 'size_t', handle, handle])
 export const SSL_get_event_timeout = bind<(ssl: Pointer, timeval: Memory, infinite: Memory) => number>(
   'SSL_get_event_timeout', 'int', [handle, memory, memory])
 export const SSL_net_write_desired = bind<(ssl: Pointer) => number>('SSL_net_write_desired', 'int', [handle])
@@ -134,7 +141,7 @@ export const ERR_reason_error_string = bind<(code: number) => string | null>('ER
 // ── addresses ───────────────────────────────────────────────────────────────────────────────────────────────────────
 export const BIO_ADDR_new = bind<() => Pointer>('BIO_ADDR_new', handle, [])
 export const BIO_ADDR_free = bind<(address: Pointer) => void>('BIO_ADDR_free', 'void', [handle])
-export const BIO_ADDR_family = bind<(address: Pointer) => number>('BIO_ADDR_family', 'int', [handle])
+export const BIO_ADDR_sockaddr_noconst = bind<(address: Pointer) => Pointer>('BIO_ADDR_sockaddr_noconst', handle, [handle])
 export const BIO_ADDR_rawaddress = bind<(address: Pointer, bytes: Memory, length: Memory) => number>(
   'BIO_ADDR_rawaddress', 'int', [handle, memory, memory])
 /** In network byte order. */
@@ -148,6 +155,8 @@ export const c = {
   getsockname: bind<(fd: number, address: Memory, length: Memory) => number>('getsockname', 'int', ['int', memory, memory]),
   setsockopt: bind<(fd: number, level: number, name: number, value: Memory, length: number) => number>(
     'setsockopt', 'int', ['int', 'int', 'int', memory, 'uint']),
+  recvmmsg: bind<(fd: number, headers: Memory, count: number, flags: number, timeout: Pointer) => number>(
+    'recvmmsg', 'int', ['int', memory, 'uint', 'int', handle]),
   close: bind<(fd: number) => number>('close', 'int', ['int']),
 }
 /** errno of the last call above. Read it at once. */
@@ -246,6 +255,7 @@ export const AF_INET6 = 10
 export const SOCK_DGRAM = 2
 export const SOCK_NONBLOCK = 0o4000
 export const SOCK_CLOEXEC = 0o2000000
+export const MSG_DONTWAIT = 0x40
 export const SOL_SOCKET = 1
 export const SO_SNDBUF = 7
 export const SO_RCVBUF = 8

@@ -1,18 +1,20 @@
 /** A QUIC listener: admits, accepts and bounds connections. Owns its socket, its TLS context and its connections. */
 import { BeyondError } from '../errors.ts'
-import { OpensslConnection, peerAddress } from './openssl-connection.ts'
+import { OpensslConnection } from './openssl-connection.ts'
 import type { ConnectionOwner } from './openssl-connection.ts'
 import { createContext, takeError } from './openssl-credentials.ts'
 import { callOut, Engine } from './openssl-engine.ts'
 import type { Polled } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
 import type { Pointer } from './openssl-ffi.ts'
+import { Receiver } from './openssl-receiver.ts'
 import { bindUdp } from './openssl-socket.ts'
 import type { UdpSocket } from './openssl-socket.ts'
 import type { ListenOptions, QuicAddress, QuicConnection, QuicListener, QuicLimits } from './quic.ts'
 
 /** Before a listener whose socket has failed is opened again. */
 const REOPEN_MS = 100
+const NO_ADDRESS: QuicAddress = { host: '', port: 0 }
 
 /** `options.address.host` is an IP address. */
 export function listenAt(options: ListenOptions): QuicListener {
@@ -35,8 +37,11 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
   readonly #ctx: Pointer
   readonly #socket: UdpSocket
   readonly #id: number
-  /** Every connection that counts, by its SSL object: since its ClientHello was let in, until it is freed. */
-  readonly #admitted = new Map<Pointer, string>()
+  readonly #receiver: Receiver
+  /** Senders of the first datagrams of connections that are not freed, by SSL object. */
+  readonly #peers = new Map<Pointer, QuicAddress>()
+  /** Connections that count: since their ClientHello was let in, until they are freed. */
+  readonly #admitted = new Set<Pointer>()
   readonly #perAddress = new Map<string, number>()
   readonly #connections = new Set<OpensslConnection>()
   #root: Pointer
@@ -54,6 +59,7 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     this.address = socket.local
     this.#id = registry.add(this)
     ffi.SSL_CTX_set_alpn_select_cb(ctx, registry.alpnSelect, this.#id)
+    ffi.SSL_CTX_set_new_pending_conn_cb(ctx, registry.newPending, this.#id)
     ffi.SSL_CTX_set_client_hello_cb(ctx, registry.clientHello, this.#id)
     try {
       this.#root = this.#open()
@@ -62,7 +68,8 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
       socket.close()
       throw error
     }
-    this.engine = new Engine(socket, this.#root)
+    this.#receiver = new Receiver(socket.fd)
+    this.engine = new Engine(socket, this.#root, (root) => this.#receiver.receive(root))
     this.#slot = this.engine.table.add(this.#root, ffi.pollEvent.IC | ffi.pollEvent.EL, this)
   }
 
@@ -93,14 +100,19 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
 
   freed(connection: OpensslConnection): void {
     this.#connections.delete(connection)
-    const host = this.#admitted.get(connection.ssl)
-    this.#admitted.delete(connection.ssl)
-    if (host !== undefined) {
+    this.#peers.delete(connection.ssl)
+    if (this.#admitted.delete(connection.ssl)) {
+      const { host } = connection.remote
       const rest = this.#perAddress.get(host)! - 1
       if (rest === 0) this.#perAddress.delete(host)
       else this.#perAddress.set(host, rest)
     }
     this.#endIfEmpty()
+  }
+
+  /** OpenSSL has made a connection out of the datagram that it was given last. */
+  begin(ssl: Pointer): void {
+    this.#peers.set(ssl, this.#receiver.currentPeer())
   }
 
   /**
@@ -109,11 +121,11 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
    */
   admit(ssl: Pointer): boolean {
     if (this.#admitted.has(ssl)) return true
-    const { host } = peerAddress(ssl)
+    const { host } = this.#peers.get(ssl) ?? NO_ADDRESS
     const fromThere = this.#perAddress.get(host) ?? 0
     const { maxConnections, maxConnectionsPerAddress, idleTimeoutMs } = this.#limits
     if (this.#closing !== undefined || this.#admitted.size >= maxConnections || fromThere >= maxConnectionsPerAddress) return false
-    this.#admitted.set(ssl, host)
+    this.#admitted.add(ssl)
     this.#perAddress.set(host, fromThere + 1)
     // The public SSL_set_value_uint takes the lock, and after this moment our transport parameters are written.
     ffi.ossl_quic_channel_set_max_idle_timeout_request(ffi.ossl_quic_conn_get_channel(ssl), idleTimeoutMs)
@@ -133,7 +145,11 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     ffi.ERR_clear_error()
     // No flags: addresses are validated by Retry before any state is kept.
     const root = ffi.SSL_new_listener(this.#ctx, 0)
-    if (root !== 0 && ffi.SSL_set_fd(root, this.#socket.fd) === 1 && ffi.SSL_set_blocking_mode(root, 0) === 1 && ffi.SSL_listen(root) === 1) return root
+    // OpenSSL only writes to the socket: the receiver reads it.
+    const bio = ffi.BIO_new_dgram(this.#socket.fd, 0)
+    if (root !== 0 && bio !== 0) ffi.SSL_set0_wbio(root, bio)
+    else ffi.BIO_free(bio)
+    if (root !== 0 && bio !== 0 && ffi.SSL_set_blocking_mode(root, 0) === 1 && ffi.SSL_listen(root) === 1) return root
     const reason = takeError()
     if (root !== 0) ffi.SSL_free(root)
     throw new BeyondError('INTERNAL', `OpenSSL does not listen: ${reason}.`)
@@ -144,7 +160,8 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     while (ffi.SSL_get_accept_connection_queue_len(this.#root) > 0) {
       const ssl = ffi.SSL_accept_connection(this.#root, ffi.SSL_ACCEPT_CONNECTION_NO_BLOCK)
       if (ssl === 0) break
-      const connection = new OpensslConnection(this, ssl, true, this.#alpn, performance.now() + this.#limits.handshakeTimeoutMs)
+      const peer = this.#peers.get(ssl) ?? NO_ADDRESS
+      const connection = new OpensslConnection(this, ssl, peer, true, this.#alpn, performance.now() + this.#limits.handshakeTimeoutMs)
       this.#connections.add(connection)
       // A ClientHello of several datagrams may not be complete yet: it is counted now. A refused one has ended by itself.
       if (!this.admit(ssl)) connection.refuse()
@@ -172,6 +189,7 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     this.engine.table.remove(this.#slot)
     ffi.SSL_free(this.#root)
     this.engine.close()
+    this.#receiver.free()
     ffi.SSL_CTX_free(this.#ctx)
     registry.remove(this.#id)
     this.#closing.resolve()
@@ -193,6 +211,12 @@ class Registry {
     ffi.storePointer(out, list + chosen.offset)
     ffi.storeByte(outLength, chosen.length)
     return ffi.SSL_TLSEXT_ERR_OK
+  })
+
+  /** Never refuses: OpenSSL 3.5 then uses what it has just freed. The ClientHello is the place for that. */
+  readonly newPending = ffi.registerNewPending((_ctx, ssl, id) => {
+    this.#listeners.get(id)?.begin(ssl)
+    return 1
   })
 
   readonly clientHello = ffi.registerClientHello((ssl, alert, id) => {
