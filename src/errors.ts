@@ -27,6 +27,8 @@ export const codes = {
   NO_PERMISSION: { exit: exit.environment, retry: false },
   /** A data directory of another Postgres version, another owner, or not of ours at all. */
   DATA_DIRECTORY: { exit: exit.environment, retry: false },
+  /** Postgres or PgBouncer is not there, can't be run, or is of a version that won't do. */
+  PROGRAM_MISSING: { exit: exit.environment, retry: false },
   /** Another process already holds this directory. */
   LOCKED: { exit: exit.environment, retry: false },
   /** Certificates are missing, don't match, or are not for this use. */

@@ -1,0 +1,73 @@
+#!/usr/bin/env node
+/** `beyond-pg`: runs on every box. Flags become one config object; the rest is in src/manage. */
+import { realpathSync } from 'node:fs'
+import { join } from 'node:path'
+import { Command, CommanderError, Option } from 'commander'
+import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
+import { runBox } from './manage/box.ts'
+import { type BoxConfig, boxSettings, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
+import { openBoxLog } from './manage/box-log.ts'
+import { parseDemoConfig, runDemo } from './manage/demo.ts'
+import { readyText } from './manage/ready-text.ts'
+import { stopSignals } from './manage/stop-signals.ts'
+
+const program = new Command('beyond-pg').description('Postgres 18 in a box, its changes streaming over QUIC').exitOverride()
+
+const start = program.command('start').description('bring up a box and stay in the foreground; Ctrl-C stops it')
+for (const { flag, env, about } of Object.values(boxSettings)) if (flag) start.addOption(new Option(flag, `${about} [${env}]`))
+start.action(async (flags: RawFlags) => {
+  await startBox(parseBoxConfig(flags, process.env, process.cwd()))
+})
+
+program
+  .command('demo')
+  .description('write a small, lively workload into a running box; Ctrl-C ends it')
+  .option('--rate <number>', 'transactions per second (default: 8)')
+  .option('--seconds <number>', 'how long (default: until Ctrl-C)')
+  .option(boxSettings.data.flag, `${boxSettings.data.about} [${boxSettings.data.env}]`)
+  .action(async (flags: Record<string, string | undefined>) => {
+    const { stop } = stopSignals(process)
+    await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
+  })
+
+async function startBox(config: BoxConfig): Promise<void> {
+  const { stop, hurry } = stopSignals(process)
+  await using log = new AsyncDisposableStack()
+  await runBox(config, {
+    openLog: (layout) => log.use(openBoxLog({ json: config.json, terminal: process.stderr, directory: layout.log })),
+    stop,
+    hurry,
+    environment: process.env,
+    onReady: (ready) => {
+      const place = { workingDirectory: process.cwd(), isDefaultDataDir: isDefaultDataDir(ready.layout.root) }
+      process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box })}\n` : readyText(ready, place))
+    },
+  })
+}
+
+function isDefaultDataDir(root: string): boolean {
+  try {
+    return realpathSync(join(process.cwd(), '.beyond')) === root
+  } catch {
+    return false
+  }
+}
+
+// A terminal that went away must not end the box before it is stopped in order.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
+try {
+  await program.parseAsync()
+} catch (error) {
+  process.exitCode = explain(error)
+}
+process.exit()
+
+/** One sentence on standard error; returns the exit code. */
+function explain(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exit.ok : exit.usage // it has said what is wrong
+  if ((error as Error).name === 'AbortError') return exit.ok
+  const known = error instanceof BeyondError ? error : fromSystem(error, 'running the box')
+  process.stderr.write(`beyond-pg: ${known.message}\n`)
+  if (codeOf(known) === 'INTERNAL') process.stderr.write(`${(error as Error).stack ?? ''}\n`)
+  return known.exitCode
+}

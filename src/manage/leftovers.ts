@@ -1,0 +1,86 @@
+/**
+ * Ends what an earlier supervisor left behind when it was killed. Runs under the lock, so none of it has a living supervisor.
+ * (To adopt instead of ending it comes with the management issue.)
+ */
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { BeyondError } from '../errors.ts'
+import { readRecord, removeRecord } from './child-process.ts'
+import type { Layout } from './layout.ts'
+import { identify, isAlive, postgresProcessesIn, type ProcessIdentity, signalProcess } from './process-identity.ts'
+
+type Step = { readonly signal: NodeJS.Signals; readonly withinMs: number }
+
+const STEPS: Readonly<Record<string, readonly Step[]>> = {
+  initdb: [{ signal: 'SIGKILL', withinMs: 5_000 }],
+  cdc: [
+    { signal: 'SIGTERM', withinMs: 10_000 },
+    { signal: 'SIGKILL', withinMs: 5_000 },
+  ],
+  pgbouncer: [
+    { signal: 'SIGQUIT', withinMs: 2_000 },
+    { signal: 'SIGKILL', withinMs: 5_000 },
+  ],
+  postgres: [
+    { signal: 'SIGINT', withinMs: 60_000 },
+    { signal: 'SIGQUIT', withinMs: 10_000 },
+    { signal: 'SIGKILL', withinMs: 5_000 },
+  ],
+}
+
+export async function stopLeftovers(layout: Layout, logger: Logger, signal: AbortSignal): Promise<void> {
+  for (const name of ['initdb', 'cdc', 'pgbouncer', 'postgres']) {
+    const process = name === 'postgres' ? (readRecord(layout.run, name) ?? unrecordedPostmaster(layout.postgres)) : readRecord(layout.run, name)
+    if (process && isAlive(process)) {
+      logger.warn({ child: name, childPid: process.pid }, 'stopping what an earlier start left behind')
+      await end(process, STEPS[name], signal)
+    }
+    removeRecord(layout.run, name)
+  }
+  await endOrphans(layout.postgres, logger, signal)
+  removeStalePid(layout.postgres)
+}
+
+/** Backends whose postmaster was killed hold the shared memory, which keeps a new postmaster from starting. */
+export async function endOrphans(dataDirectory: string, logger: Logger, signal: AbortSignal): Promise<void> {
+  const orphans = postgresProcessesIn(dataDirectory)
+  if (orphans.length === 0) return
+  logger.warn({ count: orphans.length }, 'stopping Postgres processes that lost their postmaster')
+  for (const orphan of orphans) signalProcess(orphan, 'SIGQUIT')
+  for (const orphan of orphans) await end(orphan, [{ signal: 'SIGQUIT', withinMs: 2_000 }, { signal: 'SIGKILL', withinMs: 5_000 }], signal)
+}
+
+/** A postmaster that was killed off before its record was written, or started by hand: the one that postmaster.pid names. */
+function unrecordedPostmaster(dataDirectory: string): ProcessIdentity | undefined {
+  const pid = postmasterPid(dataDirectory)
+  return postgresProcessesIn(dataDirectory).find((process) => process.pid === pid)
+}
+
+/**
+ * Postgres removes a stale postmaster.pid itself, unless the number now belongs to another process of its account.
+ * Then, and only then, it is removed here: that process is known not to be a Postgres of this data directory.
+ */
+function removeStalePid(dataDirectory: string): void {
+  const pid = postmasterPid(dataDirectory)
+  if (pid !== undefined && identify(pid) !== undefined) rmSync(join(dataDirectory, 'postmaster.pid'), { force: true })
+}
+
+function postmasterPid(dataDirectory: string): number | undefined {
+  const path = join(dataDirectory, 'postmaster.pid')
+  if (!existsSync(path)) return undefined
+  return Number.parseInt(readFileSync(path, 'utf8'), 10)
+}
+
+async function end(process: ProcessIdentity, steps: readonly Step[], signal: AbortSignal): Promise<void> {
+  for (const step of steps) {
+    signalProcess(process, step.signal)
+    for (const deadline = Date.now() + step.withinMs; Date.now() < deadline; await sleep(20, undefined, { signal })) {
+      if (!isAlive(process)) return
+    }
+  }
+  throw new BeyondError('CHILD_FAILED', `Process ${process.pid} of an earlier start does not end: end it by hand and start again.`, {
+    facts: { pid: process.pid },
+  })
+}

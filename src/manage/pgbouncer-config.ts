@@ -1,0 +1,74 @@
+/**
+ * PgBouncer's config file, as text. Any role logs in to any database: PgBouncer asks Postgres for the role's SCRAM verifier,
+ * and logs in to Postgres with the keys that it saw in the client's own login.
+ * Source: https://www.pgbouncer.org/config.html
+ */
+import { isLoopback } from './box-config.ts'
+
+export type PoolerOptions = {
+  readonly listen: string
+  readonly port: number
+  readonly postgresPort: number
+  readonly socketDirectory: string
+  readonly pidFile: string
+  readonly authFile: string
+  readonly certificate: string
+  readonly key: string
+  readonly maxConnections: number
+  readonly openFiles: number
+}
+
+/** Connections of Postgres that the pools leave to the superuser, CDC and replication. */
+const RESERVED_CONNECTIONS = 20
+const MAX_CLIENTS = 1000
+
+export function poolerConfig(options: PoolerOptions): string {
+  const poolSize = Math.max(5, Math.floor((options.maxConnections - RESERVED_CONNECTIONS) / 4))
+  const settings: Record<string, string | number> = {
+    listen_addr: options.listen,
+    listen_port: options.port,
+    unix_socket_dir: options.socketDirectory,
+    pidfile: options.pidFile,
+    pool_mode: 'transaction',
+    max_prepared_statements: 200,
+    auth_type: 'scram-sha-256',
+    auth_file: options.authFile,
+    auth_user: 'beyond_pooler',
+    // Without a database of its own the query would run in the client's, where the function does not exist.
+    auth_dbname: 'postgres',
+    auth_query: 'SELECT name, secret FROM beyond_pooler.lookup($1)',
+    client_tls_sslmode: isLoopback(options.listen) ? 'allow' : 'require',
+    client_tls_cert_file: options.certificate,
+    client_tls_key_file: options.key,
+    max_client_conn: maxClients(options),
+    default_pool_size: poolSize,
+    max_db_connections: options.maxConnections - RESERVED_CONNECTIONS,
+    // A restart of Postgres takes a second, not the fifteen that a failed login is remembered by default.
+    server_login_retry: 1,
+    query_wait_timeout: 60,
+    // Postgres 18 reports search_path, so each client keeps its own.
+    track_extra_parameters: 'IntervalStyle, search_path',
+    ignore_startup_parameters: 'extra_float_digits',
+    log_connections: 0,
+    log_disconnections: 0,
+    log_stats: 0,
+  }
+  return [
+    '; Written by beyond-pg at every start.',
+    '[databases]',
+    `* = host=${options.socketDirectory} port=${options.postgresPort}`,
+    '[pgbouncer]',
+    ...Object.entries(settings).map(([name, value]) => `${name} = ${value}`),
+    '',
+  ].join('\n')
+}
+
+/** The pooler's own login; all other roles are looked up. */
+export function userList(password: string): string {
+  return `"beyond_pooler" "${password}"\n`
+}
+
+/** PgBouncer needs a file for each client, each server connection, and some for itself. */
+export function maxClients({ openFiles, maxConnections }: { openFiles: number; maxConnections: number }): number {
+  return Math.max(50, Math.min(MAX_CLIENTS, openFiles - maxConnections - 100))
+}
