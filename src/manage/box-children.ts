@@ -8,7 +8,7 @@ import { type BoxConfig, type CdcConfig, localAddress } from './box-config.ts'
 import { type DatabaseAddress, sqlStateOf, withDatabase } from './database-client.ts'
 import { PUBLICATION } from './database-setup.ts'
 import type { Layout } from './layout.ts'
-import { endOrphans } from './leftovers.ts'
+import { clearTheWay } from './leftovers.ts'
 import { ownLine, pgbouncerLine, postgresLine } from './log-line.ts'
 import type { Programs } from './programs.ts'
 import { passwordFile, type Passwords } from './secrets.ts'
@@ -37,7 +37,7 @@ export function postgresChild({ config, layout, programs, passwords, environment
     environment,
     account: layout.account,
     interpret: postgresLine,
-    prepare: (signal) => endOrphans(layout.postgres, logger, signal),
+    prepare: (signal) => clearTheWay(layout, config.postgresPort, logger, signal),
     // A refused password is an answer too; the set-up that follows says what is wrong with it.
     ready: async (_process, signal) => {
       await untilAnswered(admin, signal, (sqlState) => sqlState === '28P01' || sqlState === '28000')
@@ -82,11 +82,20 @@ export function cdcChild(parts: BoxParts, cdc: CdcConfig, account: Account | und
     name: 'cdc',
     program: process.execPath,
     args: [
-      ...[cdcProgram(), 'serve', '--json'],
-      ...['--socket-dir', layout.sockets, '--postgres-port', String(config.postgresPort)],
-      ...['--user', 'beyond_cdc', '--password-file', passwordFile(layout.secrets, 'beyond_cdc'), '--database', cdc.database],
-      ...['--publication', PUBLICATION, '--slot', SLOT, '--data', layout.cdc],
-      ...['--listen', config.listen, '--port', String(cdc.quicPort), '--tls-dir', layout.tls],
+      cdcProgram(),
+      'serve',
+      '--json',
+      `--socket-dir=${layout.sockets}`,
+      `--postgres-port=${config.postgresPort}`,
+      '--user=beyond_cdc',
+      `--password-file=${passwordFile(layout.secrets, 'beyond_cdc')}`,
+      `--database=${cdc.database}`,
+      `--publication=${PUBLICATION}`,
+      `--slot=${SLOT}`,
+      `--data=${layout.cdc}`,
+      `--listen=${config.listen}`,
+      `--port=${cdc.quicPort}`,
+      `--tls-dir=${layout.tls}`,
     ],
     environment,
     account,

@@ -6,12 +6,12 @@ import { existsSync, readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
+import { lockFile } from '../directory-lock.ts'
 import { writeFileAtomic } from './atomic-file.ts'
 import { type BoxConfig, localAddress } from './box-config.ts'
 import { type BoxParts, cdcAccount, cdcChild, poolerChild, postgresChild } from './box-children.ts'
 import { type BoxFile, writeBoxFile } from './box-file.ts'
 import { readRecord, removeRecord, writeRecord } from './child-process.ts'
-import { lockDirectory } from './data-lock.ts'
 import { setUpDatabase } from './database-setup.ts'
 import { giveTree, type Layout, openLayout } from './layout.ts'
 import { stopLeftovers } from './leftovers.ts'
@@ -50,7 +50,11 @@ export type ReadyBox = {
 export async function runBox(config: BoxConfig, { openLog, stop, hurry, environment, onReady }: BoxSurroundings): Promise<void> {
   const explanations: string[] = []
   const layout = openLayout(config.dataDir, { isDefault: config.dataDirIsDefault, explain: (text) => explanations.push(text) })
-  using _lock = lockDirectory(layout.lock, layout.root, () => readRecord(layout.run, 'supervisor')?.pid)
+  const holder = readRecord(layout.run, 'supervisor')
+  using _lock = lockFile(
+    layout.lock,
+    `Another box${holder ? ` (process ${holder.pid})` : ''} runs on ${layout.root}: stop it first, or choose another directory with --data.`,
+  )
   writeRecord(layout.run, 'supervisor', process.pid)
   const logger = openLog(layout)
   for (const text of explanations) logger.warn(text)
@@ -141,7 +145,6 @@ function writePoolerFiles(config: BoxConfig, layout: Layout, password: string): 
     port: config.poolerPort,
     postgresPort: config.postgresPort,
     socketDirectory: layout.sockets,
-    pidFile: join(layout.sockets, 'pgbouncer.pid'),
     authFile,
     certificate: layout.tlsFiles.serverCertificate,
     key: layout.tlsFiles.serverKey,

@@ -6,7 +6,7 @@
  * database superuser, who is as good as that account. The account owns its own folders: postgres, sockets, cdc.
  */
 import { createHash } from 'node:crypto'
-import { chmodSync, chownSync, lchownSync, lstatSync, mkdirSync, readdirSync, realpathSync, symlinkSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, lchownSync, lstatSync, mkdirSync, readdirSync, realpathSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { BeyondError } from '../errors.ts'
@@ -55,6 +55,7 @@ export function openLayout(wanted: string, options: { isDefault: boolean; explai
   const path = options.isDefault ? reachableDefault(wanted, options.explain) : wanted
   const existed = lstatSync(path, { throwIfNoEntry: false }) !== undefined
   if (!existed) mkdirSync(path, { recursive: true, mode: 0o700 })
+  if (!existsSync(path)) throw refused(path, `${path} is a link to a directory that is gone: put that back, or remove the link.`)
   const root = realpathSync(path)
   const stats = lstatSync(root)
   if (!stats.isDirectory()) throw refused(root, `${root} is not a directory: choose another one with --data.`)

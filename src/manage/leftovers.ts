@@ -2,7 +2,7 @@
  * Ends what an earlier supervisor left behind when it was killed. Runs under the lock, so none of it has a living supervisor.
  * (To adopt instead of ending it comes with the management issue.)
  */
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -39,12 +39,19 @@ export async function stopLeftovers(layout: Layout, logger: Logger, signal: Abor
     }
     removeRecord(layout.run, name)
   }
+  // Sockets and their lock files name processes that are gone; a number that was given out again would block the next start.
+  for (const name of readdirSync(layout.sockets)) rmSync(join(layout.sockets, name), { recursive: true, force: true })
+}
+
+/** Before each start of Postgres, when none can be running: removes what would keep it from starting. */
+export async function clearTheWay(layout: Layout, port: number, logger: Logger, signal: AbortSignal): Promise<void> {
   await endOrphans(layout.postgres, logger, signal)
-  removeStalePid(layout.postgres)
+  const lockFiles = [join(layout.postgres, 'postmaster.pid'), join(layout.sockets, `.s.PGSQL.${port}.lock`)]
+  for (const path of lockFiles) removeStaleLock(path)
 }
 
 /** Backends whose postmaster was killed hold the shared memory, which keeps a new postmaster from starting. */
-export async function endOrphans(dataDirectory: string, logger: Logger, signal: AbortSignal): Promise<void> {
+async function endOrphans(dataDirectory: string, logger: Logger, signal: AbortSignal): Promise<void> {
   const orphans = postgresProcessesIn(dataDirectory)
   if (orphans.length === 0) return
   logger.warn({ count: orphans.length }, 'stopping Postgres processes that lost their postmaster')
@@ -54,23 +61,22 @@ export async function endOrphans(dataDirectory: string, logger: Logger, signal: 
 
 /** A postmaster that was killed off before its record was written, or started by hand: the one that postmaster.pid names. */
 function unrecordedPostmaster(dataDirectory: string): ProcessIdentity | undefined {
-  const pid = postmasterPid(dataDirectory)
+  const pid = lockFilePid(join(dataDirectory, 'postmaster.pid'))
   return postgresProcessesIn(dataDirectory).find((process) => process.pid === pid)
 }
 
 /**
- * Postgres removes a stale postmaster.pid itself, unless the number now belongs to another process of its account.
+ * Postgres removes a stale lock file itself, unless the number in it now belongs to another process of its account.
  * Then, and only then, it is removed here: that process is known not to be a Postgres of this data directory.
  */
-function removeStalePid(dataDirectory: string): void {
-  const pid = postmasterPid(dataDirectory)
-  if (pid !== undefined && identify(pid) !== undefined) rmSync(join(dataDirectory, 'postmaster.pid'), { force: true })
+function removeStaleLock(path: string): void {
+  const pid = lockFilePid(path)
+  if (pid !== undefined && identify(pid) !== undefined) rmSync(path, { force: true })
 }
 
-function postmasterPid(dataDirectory: string): number | undefined {
-  const path = join(dataDirectory, 'postmaster.pid')
-  if (!existsSync(path)) return undefined
-  return Number.parseInt(readFileSync(path, 'utf8'), 10)
+function lockFilePid(path: string): number | undefined {
+  const pid = existsSync(path) ? Number.parseInt(readFileSync(path, 'utf8'), 10) : Number.NaN
+  return Number.isSafeInteger(pid) && pid > 0 ? pid : undefined
 }
 
 async function end(process: ProcessIdentity, steps: readonly Step[], signal: AbortSignal): Promise<void> {

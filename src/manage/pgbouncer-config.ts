@@ -10,7 +10,6 @@ export type PoolerOptions = {
   readonly port: number
   readonly postgresPort: number
   readonly socketDirectory: string
-  readonly pidFile: string
   readonly authFile: string
   readonly certificate: string
   readonly key: string
@@ -28,7 +27,6 @@ export function poolerConfig(options: PoolerOptions): string {
     listen_addr: options.listen,
     listen_port: options.port,
     unix_socket_dir: options.socketDirectory,
-    pidfile: options.pidFile,
     pool_mode: 'transaction',
     max_prepared_statements: 200,
     auth_type: 'scram-sha-256',

@@ -5,7 +5,14 @@ const ECHO_MS = 500
 
 type SignalSource = { on(signal: NodeJS.Signals, listener: () => void): unknown }
 
-export function stopSignals(source: SignalSource, now: () => number = Date.now): { stop: AbortSignal; hurry: AbortSignal } {
+export type StopSignals = {
+  readonly stop: AbortSignal
+  readonly hurry: AbortSignal
+  /** Asks for the orderly stop from within. */
+  readonly requestStop: () => void
+}
+
+export function stopSignals(source: SignalSource, now: () => number = Date.now): StopSignals {
   const stop = new AbortController()
   const hurry = new AbortController()
   let firstAt: number | undefined
@@ -16,5 +23,5 @@ export function stopSignals(source: SignalSource, now: () => number = Date.now):
     } else if (now() - firstAt >= ECHO_MS) hurry.abort()
   }
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) source.on(signal, onSignal)
-  return { stop: stop.signal, hurry: hurry.signal }
+  return { stop: stop.signal, hurry: hurry.signal, requestStop: () => stop.abort() }
 }
