@@ -8,17 +8,17 @@
 import { createHash, hash, type Hash } from 'node:crypto'
 import { envelopes } from '../transport/envelopes.ts'
 import { FRAME_HEADER_BYTES, frameType, SINGLE_OBJECT_HEADER_BYTES } from '../transport/frame.ts'
-import { POSTGRES_EPOCH_MICROS } from '../transport/postgres-time.ts'
 import { LSN_ZERO, toLsn, type Lsn } from '../wal/lsn.ts'
 import { AvroWriter, putInt64, putLong } from './avro-writer.ts'
 import { malformed } from './malformed.ts'
-import { decodeMessage, messageType, tupleTag, unexpected, type Message, type Truncate } from './pgoutput-message.ts'
+import { decodeMessage, messageType, readLsn, readTime, tupleTag, unexpected, type Message, type Truncate } from './pgoutput-message.ts'
 import { RelationCache, type RelationVersion } from './relation.ts'
 import { SLACK_PER_COLUMN, transcodeTuple } from './tuple-transcoder.ts'
 
 export type EncodedTransaction = {
-  /** Commit LSN: the position of the transaction. */
+  /** Commit LSN: the position of the transaction. Of a logical message outside of a transaction: its own LSN less one. */
   readonly lsn: Lsn
+  /** Where its last record ends: what may be confirmed to the slot once the transaction is durable. */
   readonly endLsn: Lsn
   /** 0: a logical message outside of a transaction. */
   readonly xid: number
@@ -165,7 +165,7 @@ export class ChangeEncoder {
   #begin(message: Buffer): void {
     if (message.length !== 21) malformed(`A Begin message has ${message.length} bytes instead of 21.`)
     if (this.#inside) malformed('A transaction begins inside another one.')
-    this.#open(toLsn(message.readBigUInt64BE(1)), message.readUInt32BE(17), message.readBigInt64BE(9) + BigInt(POSTGRES_EPOCH_MICROS))
+    this.#open(readLsn(message, 1), message.readUInt32BE(17), readTime(message, 9))
   }
 
   #open(lsn: Lsn, xid: number, time: bigint): void {
@@ -185,8 +185,8 @@ export class ChangeEncoder {
   #commit(message: Buffer): void {
     if (message.length !== 26) malformed(`A Commit message has ${message.length} bytes instead of 26.`)
     if (!this.#inside) malformed('A transaction commits that has not begun.')
-    if (message.readBigUInt64BE(2) !== this.#lsn) malformed('A transaction commits at another LSN than its Begin has said.')
-    this.#close(toLsn(message.readBigUInt64BE(10)))
+    if (readLsn(message, 2) !== this.#lsn) malformed('A transaction commits at another LSN than its Begin has said.')
+    this.#close(readLsn(message, 10))
   }
 
   #close(endLsn: Lsn): void {
@@ -331,8 +331,9 @@ export class ChangeEncoder {
 
   #message({ lsn, transactional, prefix, content }: Message): void {
     if (transactional !== this.#inside) malformed('A logical message stands on the wrong side of a transaction.')
-    // A message that is no part of a transaction is one of its own.
-    if (!transactional) this.#open(lsn, 0, 0n)
+    // A message that is no part of a transaction is one of its own. Its LSN is the end of its record, where the commit record of
+    // another transaction may begin: a position that only this one has is the last byte of the record.
+    if (!transactional) this.#open(toLsn(lsn - 1n), 0, 0n)
     this.#envelope(frameType.message, envelopes.message.encode({ lsn, transactional, prefix, content }))
     if (!transactional) this.#close(lsn)
   }

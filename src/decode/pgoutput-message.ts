@@ -107,9 +107,8 @@ class Cursor {
   u16 = (): number => this.#bytes.readUInt16BE(this.#take(2))
   i32 = (): number => this.#bytes.readInt32BE(this.#take(4))
   u32 = (): number => this.#bytes.readUInt32BE(this.#take(4))
-  lsn = (): Lsn => toLsn(this.#bytes.readBigUInt64BE(this.#take(8)))
-  /** Microseconds since 1970. */
-  time = (): bigint => this.#bytes.readBigInt64BE(this.#take(8)) + BigInt(POSTGRES_EPOCH_MICROS)
+  lsn = (): Lsn => readLsn(this.#bytes, this.#take(8))
+  time = (): bigint => readTime(this.#bytes, this.#take(8))
 
   bytes(count: number): Buffer {
     const at = this.#take(count)
@@ -148,6 +147,22 @@ class Cursor {
   end(): void {
     if (this.remaining !== 0) malformed(`A pgoutput message '${nameOf(this.#bytes)}' has ${this.remaining} bytes too many.`)
   }
+}
+
+/** The LSN at `at`, where 8 bytes must be. The upper half of what 64 bits hold is no LSN, since Avro's long is signed. */
+export function readLsn(message: Buffer, at: number): Lsn {
+  if (message[at] > 127) malformed('Postgres sent an LSN that no log reaches.')
+  return toLsn(message.readBigUInt64BE(at))
+}
+
+const EPOCH = BigInt(POSTGRES_EPOCH_MICROS)
+const LAST_TIME = 2n ** 63n - 1n
+
+/** The time at `at`, where 8 bytes must be: microseconds since 1970. */
+export function readTime(message: Buffer, at: number): bigint {
+  const time = message.readBigInt64BE(at) + EPOCH
+  if (time > LAST_TIME) malformed('Postgres sent a commit time that is beyond 64 bits.')
+  return time
 }
 
 const nameOf = (message: Buffer): string => String.fromCharCode(message[0])
