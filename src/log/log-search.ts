@@ -1,14 +1,16 @@
 /**
  * Finds places in the change log: after a transaction whose chain hash is known, from a commit time on, before the
- * newest transaction. Searches go from the sparse index of one segment over its block headers into one block.
+ * newest transaction. Searches go from the sparse index of one segment over its block headers into one block. What they
+ * read is checked: damage is LOG_CORRUPT, never a verdict about history.
  */
-import { open } from 'node:fs/promises'
+import { open, type FileHandle } from 'node:fs/promises'
+import { BeyondError, codeOf, fromSystem } from '../errors.ts'
 import type { Position } from '../transport/envelopes.ts'
 import type { Lsn } from '../wal/lsn.ts'
-import { readFully, scanBlocks } from './block-scan.ts'
-import { noteBlock, type ChangeLog, type Segment } from './change-log.ts'
-import { SEGMENT_HEADER_BYTES, type Base } from './segment.ts'
-import { walkTransactions } from './transaction-walk.ts'
+import { scanBlocks, walkBlock, type ScannedBlock } from './block-scan.ts'
+import { noteBlock, type ChangeLog, type IndexEntry, type Segment } from './change-log.ts'
+import { damaged, SEGMENT_HEADER_BYTES, type Base } from './segment.ts'
+import type { TransactionVisitor } from './transaction-walk.ts'
 
 /** Where reading begins: at the block at `offset`, `skip` bytes into its payload, after the transaction `after`. */
 export type Place = { readonly offset: number; readonly skip: number; readonly after: Position }
@@ -22,6 +24,12 @@ export type Search =
   /** The position is newer than all that is durable. */
   | { readonly found: 'ahead' }
 
+/**
+ * Backends take their commit time a moment before their commit record gets its place in the WAL, so commit times are a
+ * little out of order. Searches look back this far. Microseconds.
+ */
+const TIME_DISORDER_MICROS = 1_000_000n
+
 const position = ({ lsn, chain }: { lsn: Lsn; chain: Uint8Array }): Position => ({ lsn, chain })
 const sameChain = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
 
@@ -31,55 +39,63 @@ export const beginningOf = (log: ChangeLog): Place => ({ offset: log.segments[0]
 
 /** After the transaction at `wanted.lsn`, if the log holds that very transaction. */
 export async function findPosition(log: ChangeLog, wanted: Position): Promise<Search> {
-  if (wanted.lsn > log.head.lsn) return { found: 'ahead' }
   const verdict = (chain: Uint8Array, place: Place): Search => (sameChain(chain, wanted.chain) ? { found: 'place', place } : { found: 'broken' })
+  if (wanted.lsn > log.head.lsn) return { found: 'ahead' }
   if (wanted.lsn === log.head.lsn) return verdict(log.head.chain, endOf(log))
+  if (wanted.lsn < log.manifest.genesis) return { found: 'broken' }
   const segment = log.segments.findLast(({ base }) => base.lsn <= wanted.lsn)
   if (!segment) return { found: 'too-old' }
   if (segment.base.lsn === wanted.lsn) return verdict(segment.base.chain, { offset: segment.start, skip: 0, after: position(segment.base) })
-  const place = await findCommit(log, segment, (lsn) => lsn >= wanted.lsn, wanted.lsn)
-  if (!place || place.after.lsn !== wanted.lsn) return { found: 'broken' }
-  return verdict(place.after.chain, place)
+  try {
+    const place = await findCommit(log, segment, wanted.lsn)
+    return place ? verdict(place.after.chain, place) : { found: 'broken' }
+  } catch (error) {
+    // Retention was faster.
+    if (codeOf(error) === 'POSITION_TOO_OLD') return { found: 'too-old' }
+    throw error
+  }
 }
 
 /** The newest of `candidates` that the log holds too. */
 export async function lastShared(log: ChangeLog, candidates: readonly Position[]): Promise<Position | undefined> {
-  for (const candidate of [...candidates].sort((a, b) => (a.lsn < b.lsn ? 1 : -1)))
+  for (const candidate of [...candidates].sort((a, b) => (a.lsn < b.lsn ? 1 : a.lsn > b.lsn ? -1 : 0)))
     if ((await findPosition(log, candidate)).found === 'place') return candidate
   return undefined
 }
 
-/** Before the first transaction that committed at or after `micros`; the end of the log when there is none. */
+/**
+ * Before the first transaction that committed at or after `micros`; the end of the log when there is none.
+ * Throws POSITION_TOO_OLD when retention removes it meanwhile.
+ */
 export async function findTime(log: ChangeLog, micros: bigint): Promise<Place> {
-  if (log.head.time < micros) return endOf(log)
-  // The segment before the first whose predecessor is late enough holds the border.
-  const after = log.segments.findIndex(({ base }) => base.time >= micros && base.time > 0n)
-  const segments = log.segments.slice(Math.max(0, (after === -1 ? log.segments.length : after) - 1))
-  for (const segment of segments) {
-    const entry = indexEntry(await indexOf(segment), ({ before }) => before.time < micros)
-    await using file = await open(segment.path, 'r')
-    let before: Base = entry?.before ?? segment.base
-    for await (const block of scanBlocks(file, entry?.offset ?? SEGMENT_HEADER_BYTES, segment.size, false)) {
-      const { header } = block
-      if (header.transactions > 0 && header.time >= micros && !header.beginsInside) {
-        const payload = await payloadOf(file, block)
-        let skip = 0
-        walkTransactions(payload, {
-          begin: (_lsn, time, offset) => {
-            skip = offset
-            return time >= micros
-          },
-          commit: (lsn, chain) => {
-            before = { lsn, chain: Buffer.from(chain), endLsn: lsn, time: 0n }
-            return false
-          },
-        })
-        return { offset: segment.start + block.start, skip, after: position(before) }
-      }
-      if (header.transactions > 0) before = header
-    }
+  const end = endOf(log)
+  const from = micros - TIME_DISORDER_MICROS
+  if (log.head.time < from) return end
+  // Times in headers are the latest so far, hence in order.
+  const late = log.segments.findIndex(({ base }) => base.time >= from)
+  for (const segment of log.segments.slice(Math.max(0, (late === -1 ? log.segments.length : late) - 1))) {
+    const found = await search(log, segment, ({ before }) => before.time < from, async ({ header, start }, walk, entered) => {
+      // A block that only goes on with, or ends, an open transaction begins none.
+      const begins = !header.beginsInside || header.transactions > 1 || (header.transactions === 1 && header.endsInside)
+      if (!begins || (!header.endsInside && header.time < from)) return undefined
+      let before = position(entered)
+      let place: Place | undefined
+      await walk({
+        begin: (_lsn, time, skip) => {
+          if (time >= micros) place = { offset: segment.start + start, skip, after: before }
+          return place !== undefined
+        },
+        commit: (lsn, chain) => {
+          before = { lsn, chain: Buffer.from(chain) }
+          return false
+        },
+      })
+      return place
+    })
+    if (found) return found
+    if (segment.start + segment.size >= end.offset) break
   }
-  return endOf(log)
+  return end
 }
 
 /** The transaction before the newest one: what a replay of the newest is chained to. undefined when retention took it. */
@@ -87,67 +103,93 @@ export async function beforeHead(log: ChangeLog): Promise<Position | undefined> 
   const head = log.head.lsn
   const segment = log.segments.findLast(({ base }) => base.lsn < head)
   if (!segment) return undefined
-  const entry = indexEntry(await indexOf(segment), ({ before }) => before.lsn < head)
-  await using file = await open(segment.path, 'r')
-  let before: Position = position(entry?.before ?? segment.base)
-  for await (const block of scanBlocks(file, entry?.offset ?? SEGMENT_HEADER_BYTES, segment.size, false)) {
-    const { header } = block
-    if (header.transactions === 0) continue
-    if (header.lsn < head) before = position(header)
-    else if (header.transactions > 1)
-      walkTransactions(await payloadOf(file, block), {
-        commit: (lsn, chain) => {
-          if (lsn < head) before = { lsn, chain: Buffer.from(chain) }
-          return lsn >= head
-        },
-      })
-  }
-  return before
-}
-
-/** After the first commit in the segment that `reached` accepts. */
-async function findCommit(log: ChangeLog, segment: Segment, reached: (lsn: Lsn) => boolean, wanted: Lsn): Promise<Place | undefined> {
-  const entry = indexEntry(await indexOf(segment), ({ before }) => before.lsn < wanted)
-  await using file = await open(segment.path, 'r')
-  const limit = Math.min(segment.size, log.end - segment.start)
-  for await (const block of scanBlocks(file, entry?.offset ?? SEGMENT_HEADER_BYTES, limit, false)) {
-    const { header } = block
-    if (header.transactions === 0 || !reached(header.lsn)) continue
-    if (header.lsn === wanted && !header.endsInside) return { offset: segment.start + block.end, skip: 0, after: position(header) }
-    const payload = await payloadOf(file, block)
-    let place: Place | undefined
-    walkTransactions(payload, {
-      commit: (lsn, chain, end) => {
-        if (reached(lsn)) place = { offset: segment.start + block.start, skip: end, after: { lsn, chain: Buffer.from(chain) } }
-        return place !== undefined
+  return search(log, segment, ({ before }) => before.lsn < head, async ({ header }, walk, entered) => {
+    if (header.transactions === 0 || header.lsn < head) return undefined
+    let before = position(entered)
+    await walk({
+      commit: (lsn, chain) => {
+        if (lsn < head) before = { lsn, chain: Buffer.from(chain) }
+        return lsn >= head
       },
     })
-    return place
+    return before
+  })
+}
+
+/** After the commit at `wanted` in the segment; undefined when there is none. */
+function findCommit(log: ChangeLog, segment: Segment, wanted: Lsn): Promise<Place | undefined> {
+  return search<Place | false>(log, segment, ({ before }) => before.lsn < wanted, async ({ header, start, end }, walk) => {
+    if (header.transactions === 0 || header.lsn < wanted) return undefined
+    if (header.lsn === wanted && !header.endsInside) return { offset: segment.start + end, skip: 0, after: position(header) }
+    let place: Place | undefined
+    await walk({
+      commit: (lsn, chain, skip) => {
+        if (lsn === wanted) place = { offset: segment.start + start, skip, after: { lsn, chain: Buffer.from(chain) } }
+        return lsn >= wanted
+      },
+    })
+    return place ?? false
+  }).then((place) => place || undefined)
+}
+
+type Walk = (visitor: TransactionVisitor) => Promise<void>
+
+/**
+ * Shows the segment's durable blocks, from the last index entry that `startsBefore` accepts, to `look` until it answers
+ * something. `entered` is the transaction before the block.
+ */
+async function search<T>(
+  log: ChangeLog,
+  segment: Segment,
+  startsBefore: (entry: IndexEntry) => boolean,
+  look: (block: ScannedBlock, walk: Walk, entered: Base) => Promise<T | undefined>,
+): Promise<T | undefined> {
+  await using file = await openSegment(log, segment)
+  const entry = (await indexOf(log, segment, file)).findLast(startsBefore)
+  const start = entry?.offset ?? SEGMENT_HEADER_BYTES
+  let entered = entry?.before ?? segment.base
+  for await (const block of blocksOf(log, segment, file, start)) {
+    const walk: Walk = async (visitor) => {
+      if (!(await walkBlock(file, block, visitor))) throw damaged(segment.path, block.start)
+    }
+    const found = await look(block, walk, entered)
+    if (found !== undefined) return found
+    if (block.header.transactions > 0) entered = block.header
   }
   return undefined
 }
 
-async function payloadOf(file: import('node:fs/promises').FileHandle, block: { start: number; end: number; headerLength: number }): Promise<Buffer> {
-  const payload = Buffer.allocUnsafe(block.end - block.start - block.headerLength)
-  await readFully(file, payload, block.start + block.headerLength)
-  return payload
+async function openSegment(log: ChangeLog, segment: Segment): Promise<FileHandle> {
+  try {
+    return await open(segment.path, 'r')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw fromSystem(error, 'searching the change log')
+    if (log.segments.includes(segment)) throw damaged(segment.path, 0, error)
+    throw new BeyondError('POSITION_TOO_OLD', 'The log no longer keeps what was asked for: it was removed just now.')
+  }
 }
 
-/** The last entry that `before` accepts: where a scan may begin. */
-function indexEntry(index: NonNullable<Segment['index']>, before: (entry: NonNullable<Segment['index']>[number]) => boolean) {
-  return index.findLast(before)
+/** Blocks of whole durable transactions and marks. */
+async function* blocksOf(log: ChangeLog, segment: Segment, file: FileHandle, start: number): AsyncGenerator<ScannedBlock> {
+  const limit = Math.min(segment.size, log.end - segment.start)
+  let reached = start
+  for await (const block of scanBlocks(file, start, limit, false)) {
+    yield block
+    reached = block.end
+  }
+  if (reached < limit) throw damaged(segment.path, reached)
 }
 
 /** The sparse index of a segment, made from its block headers when it is first needed. */
-async function indexOf(segment: Segment): Promise<NonNullable<Segment['index']>> {
+async function indexOf(log: ChangeLog, segment: Segment, file: FileHandle): Promise<IndexEntry[]> {
   if (segment.index) return segment.index
   const built: Segment = { ...segment, index: [] }
-  await using file = await open(segment.path, 'r')
   let before: Base = segment.base
-  for await (const { header, start } of scanBlocks(file, SEGMENT_HEADER_BYTES, segment.size, false)) {
+  for await (const { header, start } of blocksOf(log, segment, file, SEGMENT_HEADER_BYTES)) {
     noteBlock(built, start, header, before)
     if (header.transactions > 0) before = header
   }
   segment.index = built.index
+  log.noteIndexed(segment)
   return built.index!
 }

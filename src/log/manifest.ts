@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
 import type { Position } from '../transport/envelopes.ts'
-import { formatLsn, lsnFromServer, parseLsn, type Lsn } from '../wal/lsn.ts'
+import { formatLsn, lsnFromServer, parseLsn, toLsn, type Lsn } from '../wal/lsn.ts'
 import { writeFileDurably } from './durable-file.ts'
 
 export type Manifest = {
@@ -17,7 +17,7 @@ export type Manifest = {
   readonly database: string
   readonly slot: string
   readonly publication: string
-  /** Consistent point of the slot: the history holds every transaction that commits after it. */
+  /** The last LSN before the slot's consistent point: the history holds every transaction whose commit LSN is greater. */
   readonly genesis: Lsn
   readonly createdAt: string
 }
@@ -34,9 +34,16 @@ export function genesisPosition(manifest: Manifest): Position {
   return { lsn: manifest.genesis, chain: createHash('sha256').update(historyBytes(manifest)).digest() }
 }
 
+/**
+ * `genesis` is the consistent point of the slot. A record can start right there (a logical message outside of a
+ * transaction does), and its position has to be told from that of the genesis, which therefore is one before.
+ */
 export function newManifest(of: Pick<Manifest, 'systemId' | 'database' | 'slot' | 'publication' | 'genesis'>, now: Date): Manifest {
-  return { history: randomUUID(), ...of, createdAt: now.toISOString() }
+  return { history: randomUUID(), ...of, genesis: toLsn(of.genesis - 1n), createdAt: now.toISOString() }
 }
+
+/** Postgres had been read up to here when the history began: the consistent point of the slot. */
+export const genesisReached = (manifest: Manifest): Lsn => toLsn(manifest.genesis + 1n)
 
 export async function readManifest(directory: string): Promise<Manifest | undefined> {
   const path = join(directory, FILE)

@@ -26,8 +26,10 @@ export function expiredSegments(
   while (count + 1 < segments.length) {
     const newest = segments[count + 1].base
     const tooLarge = bytes > policy.maxBytes
-    const tooOld = now - newest.time > BigInt(policy.maxAgeMs) * 1000n
-    if (!tooLarge && !tooOld) break
+    // Time 0: nothing so far has had a commit time.
+    const tooOld = newest.time > 0n && now - newest.time > BigInt(policy.maxAgeMs) * 1000n
+    const marksOnly = newest.lsn === segments[count].base.lsn
+    if (!tooLarge && !tooOld && !marksOnly) break
     const needed = consumers.some((lsn) => lsn < newest.lsn)
     if (needed && bytes <= policy.maxConsumerBytes) break
     bytes -= segments[count].size

@@ -2,14 +2,16 @@
  * The Avro schemas of every relation version in the log: `schemas/<fingerprint>.avsc`, one file each.
  * A schema is durable before the first block that needs it.
  */
-import { mkdir, readFile, readdir } from 'node:fs/promises'
+import { readFile, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { BeyondError } from '../errors.ts'
-import { writeFileDurably } from './durable-file.ts'
+import { BeyondError, fromSystem } from '../errors.ts'
+import { makeDirectoryDurably, writeFileDurably } from './durable-file.ts'
 
 export class SchemaStore {
   readonly #directory: string
   readonly #schemas: Map<bigint, string>
+  /** One after the other: two writes of the same schema would use the same file beside it. */
+  #adding: Promise<void> = Promise.resolve()
 
   private constructor(directory: string, schemas: Map<bigint, string>) {
     this.#directory = directory
@@ -18,11 +20,19 @@ export class SchemaStore {
 
   static async open(logDirectory: string): Promise<SchemaStore> {
     const directory = join(logDirectory, 'schemas')
-    await mkdir(directory, { recursive: true, mode: 0o700 })
+    await makeDirectoryDurably(directory)
     const schemas = new Map<bigint, string>()
     for (const name of await readdir(directory)) {
       const match = /^([0-9a-f]{16})\.avsc$/.exec(name)
-      if (match) schemas.set(BigInt(`0x${match[1]}`), await readFile(join(directory, name), 'utf8'))
+      if (!match) continue
+      const path = join(directory, name)
+      const schema = await readFile(path, 'utf8')
+      try {
+        JSON.parse(schema)
+      } catch (cause) {
+        throw new BeyondError('LOG_CORRUPT', `${path} is not a schema: restore the folder of the change log.`, { cause, facts: { path } })
+      }
+      schemas.set(BigInt(`0x${match[1]}`), schema)
     }
     return new SchemaStore(directory, schemas)
   }
@@ -39,9 +49,20 @@ export class SchemaStore {
     return schema
   }
 
-  async add(fingerprint: bigint, schema: string): Promise<void> {
+  /** Resolves when the schema is durable. DISK_FULL, NO_PERMISSION or INTERNAL. */
+  add(fingerprint: bigint, schema: string): Promise<void> {
+    const added = this.#adding.then(() => this.#write(fingerprint, schema))
+    this.#adding = added.catch(() => {})
+    return added
+  }
+
+  async #write(fingerprint: bigint, schema: string): Promise<void> {
     if (this.#schemas.has(fingerprint)) return
-    await writeFileDurably(join(this.#directory, `${fingerprint.toString(16).padStart(16, '0')}.avsc`), schema)
+    try {
+      await writeFileDurably(join(this.#directory, `${fingerprint.toString(16).padStart(16, '0')}.avsc`), schema)
+    } catch (error) {
+      throw fromSystem(error, 'writing a schema of the change log')
+    }
     this.#schemas.set(fingerprint, schema)
   }
 }

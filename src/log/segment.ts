@@ -1,5 +1,5 @@
 /**
- * A segment: one file of the change log, named by the commit LSN after which it begins.
+ * A segment: one file of the change log, named by the LSN up to which Postgres had been read when it began.
  *
  *     offset  size  (little-endian)
  *          0     8  magic "BPGLOG01"
@@ -9,30 +9,34 @@
  *         36     8  its end LSN
  *         44     8  its commit time, µs since 1970
  *         52    32  chain hash after it
- *         84    12  zero
+ *         84     8  LSN up to which Postgres had been read
+ *         92     4  zero
  *         96        blocks
  *
- * So a segment can be read without the ones before it. It begins between two transactions, always.
+ * So a segment can be read without the ones before it. It begins between two transactions, always. What had been read
+ * may lie behind the last transaction, when marks followed it; so segments on an idle database have names of their own.
  */
 import { crc32 } from 'node:zlib'
-import type { Lsn } from '../wal/lsn.ts'
-import { toLsn } from '../wal/lsn.ts'
+import { BeyondError } from '../errors.ts'
+import { toLsn, type Lsn } from '../wal/lsn.ts'
 
 export const SEGMENT_HEADER_BYTES = 96
 const MAGIC = 'BPGLOG01'
 const NAME = /^([0-9a-f]{16})\.log$/
 
-/** The transaction that a place in the log comes after. */
+/** The transaction that a place in the log comes after. `time` is the latest commit time up to there. */
 export type Base = { readonly lsn: Lsn; readonly endLsn: Lsn; readonly time: bigint; readonly chain: Buffer }
 
-export const segmentName = (base: Base): string => `${base.lsn.toString(16).padStart(16, '0')}.log`
+export type SegmentHeader = { readonly history: Buffer; readonly base: Base; readonly reached: Lsn }
+
+export const segmentName = (reached: Lsn): string => `${reached.toString(16).padStart(16, '0')}.log`
 
 export function parseSegmentName(name: string): Lsn | undefined {
   const match = NAME.exec(name)
   return match ? toLsn(BigInt(`0x${match[1]}`)) : undefined
 }
 
-export function encodeSegmentHeader(history: Buffer, base: Base): Buffer {
+export function encodeSegmentHeader({ history, base, reached }: SegmentHeader): Buffer {
   const header = Buffer.alloc(SEGMENT_HEADER_BYTES)
   header.write(MAGIC, 0, 'latin1')
   header.set(history, 12)
@@ -40,12 +44,13 @@ export function encodeSegmentHeader(history: Buffer, base: Base): Buffer {
   header.writeBigUInt64LE(base.endLsn, 36)
   header.writeBigInt64LE(base.time, 44)
   header.set(base.chain, 52)
+  header.writeBigUInt64LE(reached, 84)
   header.writeUInt32LE(crc32(header.subarray(12)), 8)
   return header
 }
 
 /** undefined: these bytes are not a whole segment header. */
-export function decodeSegmentHeader(header: Buffer): { history: Buffer; base: Base } | undefined {
+export function decodeSegmentHeader(header: Buffer): SegmentHeader | undefined {
   if (header.length < SEGMENT_HEADER_BYTES || header.toString('latin1', 0, 8) !== MAGIC) return undefined
   if (header.readUInt32LE(8) !== crc32(header.subarray(12, SEGMENT_HEADER_BYTES))) return undefined
   return {
@@ -56,5 +61,14 @@ export function decodeSegmentHeader(header: Buffer): { history: Buffer; base: Ba
       time: header.readBigInt64LE(44),
       chain: Buffer.from(header.subarray(52, 84)),
     },
+    reached: toLsn(header.readBigUInt64LE(84)),
   }
+}
+
+/** Bytes of a segment that are not what was written, or not all of them. */
+export function damaged(path: string, position: number, cause?: unknown): BeyondError {
+  return new BeyondError('LOG_CORRUPT', `${path} is damaged at byte ${position}: restore the file, or start a new history with --new-history.`, {
+    cause,
+    facts: { path, position },
+  })
 }

@@ -3,6 +3,8 @@ import type { BlockHeader } from './block.ts'
 
 export type TailBlock = { readonly start: number; readonly end: number; readonly header: BlockHeader; readonly payload: Buffer }
 
+/** What a block takes beside its payload, about: its header as objects. Marks have nothing else. */
+const BLOCK_OVERHEAD_BYTES = 512
 /** Evicted blocks leave a gap at the front of the array that is closed once it is this long. */
 const COMPACT_AFTER = 1024
 
@@ -22,15 +24,15 @@ export class TailCache {
 
   /** Blocks come in the order of their offsets. One that is larger than the whole cache is left to the file. */
   push(block: TailBlock): void {
-    if (block.payload.length > this.#maxBytes) {
+    if (weight(block) > this.#maxBytes) {
       this.#blocks = []
       this.#first = this.#bytes = 0
       return
     }
     this.#blocks.push(block)
-    this.#bytes += block.payload.length
+    this.#bytes += weight(block)
     while (this.#bytes > this.#maxBytes) {
-      this.#bytes -= this.#blocks[this.#first]!.payload.length
+      this.#bytes -= weight(this.#blocks[this.#first]!)
       this.#blocks[this.#first++] = undefined
     }
     if (this.#first > COMPACT_AFTER && this.#first * 2 > this.#blocks.length) {
@@ -41,7 +43,7 @@ export class TailCache {
 
   /** Forgets blocks that end after `offset`. */
   cut(offset: number): void {
-    while (this.#blocks.length > this.#first && this.#blocks[this.#blocks.length - 1]!.end > offset) this.#bytes -= this.#blocks.pop()!.payload.length
+    while (this.#blocks.length > this.#first && this.#blocks[this.#blocks.length - 1]!.end > offset) this.#bytes -= weight(this.#blocks.pop()!)
   }
 
   /** The block that begins at `offset`, or the next one when a segment ended there; undefined when it is not in memory. */
@@ -57,3 +59,6 @@ export class TailCache {
     return this.#blocks[low]
   }
 }
+
+/** A payload may be a view: it holds the memory that is behind it. */
+const weight = (block: TailBlock): number => block.payload.buffer.byteLength + BLOCK_OVERHEAD_BYTES

@@ -32,20 +32,25 @@ export interface TransactionVisitor {
   commit?(lsn: Lsn, chain: Buffer, end: number): boolean
 }
 
-/** Visits each Begin and Commit frame that is whole in `frames`, which starts at a frame; answers true when stopped. */
-export function walkTransactions(frames: Buffer, visitor: TransactionVisitor): boolean {
+/**
+ * Visits each Begin and Commit frame that is whole in `frames`, which starts at a frame and lies `base` bytes into what
+ * offsets are counted in. Answers how many bytes of whole frames it went over, and whether the visitor stopped it.
+ */
+export function walkTransactions(frames: Buffer, visitor: TransactionVisitor, base = 0): { walked: number; stopped: boolean } {
   let offset = 0
   while (offset + FRAME_HEADER_BYTES <= frames.length) {
     const end = offset + 4 + frames.readUInt32BE(offset)
-    if (end > frames.length) return false
+    if (end > frames.length) break
     const body = offset + FRAME_HEADER_BYTES
+    let stopped = false
     if (frames[offset + 4] === frameType.begin && visitor.begin) {
       const time = readLong(frames, body + longLength(frames, body))
-      if (visitor.begin(BigInt.asUintN(64, readLong(frames, body)) as Lsn, time, offset)) return true
+      stopped = visitor.begin(BigInt.asUintN(64, readLong(frames, body)) as Lsn, time, base + offset)
     } else if (frames[offset + 4] === frameType.commit && visitor.commit) {
-      if (visitor.commit(BigInt.asUintN(64, readLong(frames, body)) as Lsn, frames.subarray(end - CHAIN_BYTES, end), end)) return true
+      stopped = visitor.commit(BigInt.asUintN(64, readLong(frames, body)) as Lsn, frames.subarray(end - CHAIN_BYTES, end), base + end)
     }
+    if (stopped) return { walked: offset, stopped }
     offset = end
   }
-  return false
+  return { walked: offset, stopped: false }
 }
