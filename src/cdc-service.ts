@@ -3,7 +3,7 @@
  * answers subscribers, until it is told to stop. Owns all of it, and closes it in the reverse order.
  */
 import { mkdir, readFile, rename } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fromEvent, takeUntil } from 'rxjs'
 import { backoffMs } from './backoff.ts'
@@ -30,6 +30,7 @@ export type CdcServiceOptions = {
   readonly publication: string
   /** `schema.table` each, for a publication that does not exist yet; none: all tables. */
   readonly tables: readonly string[]
+  /** The service's own folder: the lock, and the log in `log`. */
   readonly directory: string
   readonly newHistory: boolean
   readonly listen: QuicAddress
@@ -61,14 +62,14 @@ export async function runCdcService(
   signal: AbortSignal,
   onListening: (address: QuicAddress) => void,
 ): Promise<void> {
-  const { postgres, directory, limits } = options
+  const { postgres, limits } = options
+  const directory = logDirectory(options)
   await using owned = new AsyncDisposableStack()
   const credentials = await readCredentials(options.tlsDirectory)
   // First of all, so that a port in use is said before anything is made in the database.
   const listener = owned.adopt(await quic.listen({ address: options.listen, alpn: ALPN, credentials, limits }), (open: QuicListener) => open.close())
-  await mkdir(dirname(directory), { recursive: true, mode: 0o700 })
-  // Beside the folder, which is renamed when a new history begins.
-  owned.use(lockFile(`${directory}.lock`, `Another CDC service runs on ${directory}: stop it first, or choose another folder with --data.`))
+  await mkdir(options.directory, { recursive: true, mode: 0o700 })
+  owned.use(lockFile(join(options.directory, 'lock'), `Another CDC service runs on ${options.directory}: stop it first, or choose another folder with --data.`))
   if (options.newHistory) await putAside(options, logger)
   const manifest = await findOrBegin(options, logger, signal)
   if (!manifest) return
@@ -166,6 +167,8 @@ export async function runCdcService(
   logger.info({ head: formatLsn(log.head.lsn) }, 'stopping')
 }
 
+const logDirectory = ({ directory }: CdcServiceOptions): string => join(directory, 'log')
+
 /** Durable consumers that are not connected now. */
 function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore): SubscriberStatus[] {
   return consumers
@@ -188,7 +191,8 @@ function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore
 
 /** The history of this folder; a new one, with slot and publication, when there is none. undefined: told to stop meanwhile. */
 async function findOrBegin(options: CdcServiceOptions, logger: Logger, signal: AbortSignal): Promise<Manifest | undefined> {
-  const { directory, slot, publication, postgres } = options
+  const { slot, publication, postgres } = options
+  const directory = logDirectory(options)
   const found = await readManifest(directory)
   if (found) {
     if (found.slot !== slot || found.publication !== publication || found.database !== postgres.database)
@@ -210,7 +214,9 @@ async function findOrBegin(options: CdcServiceOptions, logger: Logger, signal: A
   }
 }
 
-function begin({ directory, slot, publication, tables, postgres }: CdcServiceOptions, logger: Logger): Promise<Manifest> {
+function begin(options: CdcServiceOptions, logger: Logger): Promise<Manifest> {
+  const { slot, publication, tables, postgres } = options
+  const directory = logDirectory(options)
   return withPostgres(postgres, 'preparing slot and publication', async (client) => {
     const server = await serverState(client, slot, publication)
     if (!server.publication) await createPublication(client, publication, tables)
@@ -227,7 +233,9 @@ function begin({ directory, slot, publication, tables, postgres }: CdcServiceOpt
 }
 
 /** Keeps the old log under another name and drops the slot, so that a new history begins. */
-async function putAside({ directory, slot, postgres }: CdcServiceOptions, logger: Logger): Promise<void> {
+async function putAside(options: CdcServiceOptions, logger: Logger): Promise<void> {
+  const { slot, postgres } = options
+  const directory = logDirectory(options)
   await withPostgres(postgres, 'dropping the slot', (client) => dropSlot(client, slot))
   const aside = `${directory}.${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
   try {
