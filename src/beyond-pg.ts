@@ -31,7 +31,12 @@ program
   })
 
 async function startBox(config: BoxConfig): Promise<void> {
-  const { stop, hurry } = stopSignals(process)
+  const { stop, hurry, requestStop } = stopSignals(process)
+  let fault: Error | undefined
+  process.on('uncaughtException', (error) => {
+    fault ??= error // children must not outlive their supervisor, so even a fault of ours ends in an orderly stop
+    requestStop()
+  })
   await using log = new AsyncDisposableStack()
   await runBox(config, {
     openLog: (layout) => log.use(openBoxLog({ json: config.json, terminal: process.stderr, directory: layout.log })),
@@ -43,6 +48,7 @@ async function startBox(config: BoxConfig): Promise<void> {
       process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box })}\n` : readyText(ready, place))
     },
   })
+  if (fault) throw fault
 }
 
 function isDefaultDataDir(root: string): boolean {

@@ -24,6 +24,7 @@ export type BoxParts = {
   readonly programs: Programs
   readonly passwords: Passwords
   readonly environment: Readonly<Record<string, string>>
+  readonly cdcEnvironment: Readonly<Record<string, string>>
   readonly logger: Logger
 }
 
@@ -76,7 +77,7 @@ export function poolerChild({ config, layout, programs, passwords, environment }
 }
 
 export function cdcChild(parts: BoxParts, cdc: CdcConfig, account: Account | undefined): ChildSpec {
-  const { config, layout, environment } = parts
+  const { config, layout, cdcEnvironment } = parts
   let onReady = (): void => undefined
   return {
     name: 'cdc',
@@ -97,7 +98,7 @@ export function cdcChild(parts: BoxParts, cdc: CdcConfig, account: Account | und
       `--port=${cdc.quicPort}`,
       `--tls-dir=${layout.tls}`,
     ],
-    environment,
+    environment: cdcEnvironment,
     account,
     interpret: ownLine,
     takeLine: (line, stream) => {

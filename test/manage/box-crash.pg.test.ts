@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { type BoxProcess, freePorts, kill, processesIn, query, startBox, temporaryFolder, until } from './box-process.ts'
+
+const recordedPid = (data: string, name: string): number => (JSON.parse(readFileSync(join(data, 'run', `${name}.json`), 'utf8')) as { pid: number }).pid
+
+test('a box comes back from whatever is killed', async (t) => {
+  const folder = temporaryFolder(t)
+  const data = join(folder, 'box')
+  const ports = await freePorts()
+  let { box, file } = await startBox(data, ports)
+  const count = async (): Promise<unknown> => (await query(file, 'SELECT count(*)::int AS n FROM kept'))[0]['n']
+  const answers = (): Promise<boolean> => count().then(() => true, () => false)
+  const restart = async (): Promise<BoxProcess> => {
+    ;({ box, file } = await startBox(data, ports))
+    return box
+  }
+  await query(file, 'CREATE TABLE kept (id int PRIMARY KEY)')
+  let rows = 0
+  const insert = (): Promise<unknown> => query(file, `INSERT INTO kept VALUES (${++rows})`)
+  await insert()
+
+  await t.test('PgBouncer is started again, alone', async () => {
+    const [pooler, postgres] = [recordedPid(data, 'pgbouncer'), recordedPid(data, 'postgres')]
+    kill(pooler)
+    await until(answers)
+    assert.notEqual(recordedPid(data, 'pgbouncer'), pooler)
+    assert.equal(recordedPid(data, 'postgres'), postgres)
+    await insert()
+  })
+
+  await t.test('Postgres is started again, though a backend of the old one is still busy', async () => {
+    const busy = query(file, "SELECT count(*) FROM generate_series(1, 1e12)").catch(() => undefined)
+    await until(async () => {
+      const active = await query(file, "SELECT count(*)::int AS n FROM pg_stat_activity WHERE query LIKE '%1e12%' AND state = 'active'")
+      return Number(active[0]['n']) >= 2 // it and this look itself
+    })
+    const postgres = recordedPid(data, 'postgres')
+    kill(postgres)
+    await until(answers)
+    assert.notEqual(recordedPid(data, 'postgres'), postgres)
+    await busy
+    await insert()
+    assert.equal(await count(), rows)
+  })
+
+  await t.test('kill -9 of the supervisor’s group: the next start ends what is left and goes on', async () => {
+    const postgres = recordedPid(data, 'postgres')
+    box.signal('SIGKILL')
+    await box.ended
+    assert.ok(processesIn(folder).includes(postgres), 'Postgres itself is not of that group')
+    await restart()
+    assert.equal(await count(), rows)
+    assert.ok(!processesIn(folder).includes(postgres))
+    assert.match(box.stderr, /left behind/)
+    await insert()
+  })
+
+  await t.test('kill -9 of every process at once', async () => {
+    for (const pid of processesIn(folder)) kill(pid)
+    await box.ended
+    await restart()
+    assert.equal(await count(), rows)
+    await insert()
+  })
+
+  await t.test('the number of the dead postmaster belongs to another process of the same account', async () => {
+    for (const pid of processesIn(folder)) kill(pid)
+    await box.ended
+    await until(() => processesIn(folder).length === 0)
+    const { uid, gid } = statSync(join(data, 'postgres'))
+    const stranger = spawn('sleep', ['600'], { uid, gid })
+    const pidFile = join(data, 'postgres/postmaster.pid')
+    const lines = readFileSync(pidFile, 'utf8').split('\n')
+    writeFileSync(pidFile, [String(stranger.pid), ...lines.slice(1)].join('\n'))
+    writeFileSync(join(data, `run/sockets/.s.PGSQL.${ports.postgres}.lock`), `${stranger.pid}\n`)
+    writeFileSync(join(data, 'run/pgbouncer.json'), JSON.stringify({ pid: stranger.pid, startTime: '1', bootId: 'x' }))
+    try {
+      await restart()
+      assert.equal(await count(), rows)
+      assert.equal(stranger.exitCode ?? stranger.signalCode, null, 'and it was left alone')
+    } finally {
+      stranger.kill('SIGKILL')
+      await once(stranger, 'exit')
+    }
+  })
+
+  await box.stop()
+  assert.deepEqual(processesIn(folder), [])
+})
