@@ -149,8 +149,9 @@ export class ClientSession {
 
   readonly #onFrame = (frame: { readonly type: number; readonly body: Buffer }): void => {
     const handler = this.#handlers[frame.type]
-    if (handler === undefined) throw violation(`The server sent a frame of type ${frame.type} where the stream is ${this.#stage}.`)
-    handler(this, frame.body)
+    if (handler) handler(this, frame.body)
+    // Types that this client does not know may be skipped, as long as there are frames to come.
+    else if (knownTypes.has(frame.type) || this.#stage === 'ended') throw violation(`The server sent a frame of type ${frame.type} where the stream is ${this.#stage}.`)
   }
 
   #become(stage: Stage): void {
@@ -359,6 +360,8 @@ const handlersByType: Record<Stage, readonly (Handler | undefined)[]> = {
   inside: byType(transitions.inside),
   ended: byType(transitions.ended),
 }
+
+const knownTypes: ReadonlySet<number> = new Set(Object.values(frameType))
 
 const samePosition = (a: Position, b: Position): boolean => a.lsn === b.lsn && Buffer.compare(a.chain, b.chain) === 0
 const fingerprintText = (fingerprint: bigint): string => fingerprint.toString(16).padStart(16, '0')

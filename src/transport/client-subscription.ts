@@ -287,7 +287,8 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
     const now = performance.now()
     if (this.#failures === 0 && this.#hasStreamed) this.#failingSince = now
     const retryAfterMs = failure instanceof BeyondError ? failure.facts['retryAfterMs'] : undefined
-    const delayMs = Math.max(backoffMs(++this.#failures, Math.random(), this.#config.backoff), Number(retryAfterMs ?? 0))
+    const random = Math.random()
+    const delayMs = Math.max(backoffMs(++this.#failures, random, this.#config.backoff), Number(retryAfterMs ?? 0) * (1 + random / 4))
     const patience = this.#hasStreamed ? this.#config.giveUpAfterMs : this.#config.connectTimeoutMs
     const hopeless = !(failure instanceof BeyondError) || !(failure.retry || retryAfterMs !== undefined)
     if (hopeless || now + delayMs - this.#failingSince > patience) {

@@ -339,7 +339,7 @@ describe('frames out of order', () => {
     'a position that goes back': [welcomeFrame(position), progressFrame(GENESIS)],
     'anything after End': [welcome, endFrame('SHUTDOWN'), progressFrame(GENESIS)],
     'a frame that only clients send': [encodeFrame(frameType.ack, envelopes.ack.encode({ position }))],
-    'a frame type that does not exist': [encodeFrame(99 as never, Buffer.alloc(3))],
+    'an unknown frame after End': [welcome, endFrame('SHUTDOWN'), encodeFrame(99 as never, Buffer.alloc(3))],
     'a Skip of nothing': [welcome, begin, skipFrame(0)],
     'a Skip that goes back': [welcome, begin, skipFrame(-4)],
     'a heartbeat of a nanosecond': [welcomeFrame(GENESIS, { heartbeatMs: 0 })],
@@ -351,6 +351,13 @@ describe('frames out of order', () => {
       client.open()
       assert.throws(() => feed(client, Buffer.concat(bytes)), codeIs('PROTOCOL_VIOLATION'))
     })
+
+  it('a frame of a type that this client does not know is skipped', () => {
+    const client = session()
+    client.open()
+    const unknown = encodeFrame(99 as never, Buffer.alloc(3))
+    assert.equal(feed(client, Buffer.concat([unknown, welcome, unknown, schemas, begin, unknown, ...frames, commit])).length, 4)
+  })
 
   it('an unknown version is said to be one', () => {
     const client = session()
