@@ -70,8 +70,8 @@ export async function runCdcService(
   const listener = owned.adopt(await quic.listen({ address: options.listen, alpn: ALPN, credentials, limits }), (open: QuicListener) => open.close())
   await mkdir(options.directory, { recursive: true, mode: 0o700 })
   owned.use(lockFile(join(options.directory, 'lock'), `Another CDC service runs on ${options.directory}: stop it first, or choose another folder with --data.`))
-  if (options.newHistory) await putAside(options, logger)
-  const manifest = await findOrBegin(options, logger, signal)
+  if (options.newHistory) await persistently(() => putAside(options, logger), logger, signal)
+  const manifest = await persistently(() => findOrBegin(options, logger), logger, signal)
   if (!manifest) return
   const log = owned.use(
     await ChangeLog.open({ directory, manifest, logger, segmentBytes: options.segmentBytes, tailBytes: options.tailBytes }),
@@ -189,8 +189,22 @@ function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore
     }))
 }
 
-/** The history of this folder; a new one, with slot and publication, when there is none. undefined: told to stop meanwhile. */
-async function findOrBegin(options: CdcServiceOptions, logger: Logger, signal: AbortSignal): Promise<Manifest | undefined> {
+/** Tries again what may succeed later. undefined: told to stop meanwhile. */
+async function persistently<T>(work: () => Promise<T>, logger: Logger, signal: AbortSignal): Promise<T | undefined> {
+  for (let attempt = 1; !signal.aborted; attempt++) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!codes[codeOf(error)].retry) throw error
+      logger.warn({ code: codeOf(error), attempt }, (error as Error).message)
+      await sleep(backoffMs(attempt, Math.random(), RETRY), undefined, { signal }).catch(() => {})
+    }
+  }
+  return undefined
+}
+
+/** The history of this folder; a new one, with slot and publication, when there is none. */
+async function findOrBegin(options: CdcServiceOptions, logger: Logger): Promise<Manifest> {
   const { slot, publication, postgres } = options
   const directory = logDirectory(options)
   const found = await readManifest(directory)
@@ -202,16 +216,7 @@ async function findOrBegin(options: CdcServiceOptions, logger: Logger, signal: A
       )
     return found
   }
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await begin(options, logger)
-    } catch (error) {
-      if (signal.aborted) return undefined
-      if (!codes[codeOf(error)].retry) throw error
-      logger.warn({ code: codeOf(error), attempt }, (error as Error).message)
-      await sleep(backoffMs(attempt, Math.random(), RETRY), undefined, { signal }).catch(() => {})
-    }
-  }
+  return begin(options, logger)
 }
 
 function begin(options: CdcServiceOptions, logger: Logger): Promise<Manifest> {
@@ -222,6 +227,7 @@ function begin(options: CdcServiceOptions, logger: Logger): Promise<Manifest> {
     if (!server.publication) await createPublication(client, publication, tables)
     // A slot that is there without a log was made by a start that was cut short, or its log is gone: either way its
     // confirmed position is where the new history begins.
+    if (server.slot?.active) throw new BeyondError('SLOT_ACTIVE', `Another connection reads the slot ${slot}.`)
     const genesis = server.slot?.confirmed ?? (await createSlot(client, slot))
     if (server.slot?.lost !== undefined) throw new BeyondError('SLOT_LOST', `Postgres has invalidated the slot ${slot} (${server.slot.lost}): start with --new-history.`)
     await mkdir(directory, { recursive: true, mode: 0o700 })

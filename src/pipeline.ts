@@ -7,7 +7,7 @@
  * Backpressure is counted in bytes at the two edges: the source reads on only while what the log has yet to make durable
  * fits its window; and each subscriber has its own cursor, which holds nothing back.
  */
-import { concatMap, defer, filter, from, mergeMap, Observable, retry, tap, throwError, timer } from 'rxjs'
+import { concatMap, defer, filter, from, map, mergeMap, Observable, retry, tap, throwError, timer } from 'rxjs'
 import { backoffMs } from './backoff.ts'
 import { ChangeEncoder } from './decode/change-encoder.ts'
 import { BeyondError, codeOf, codes } from './errors.ts'
@@ -16,7 +16,7 @@ import { beforeHead } from './log/log-search.ts'
 import { ReplayCheck } from './log/replay-check.ts'
 import { resumePoint } from './log/resume-point.ts'
 import type { Logger } from './logger.ts'
-import { formatLsn, LSN_ZERO, maxLsn, type Lsn } from './wal/lsn.ts'
+import { formatLsn, LSN_ZERO, maxLsn, toLsn, type Lsn } from './wal/lsn.ts'
 import { withPostgres, type PostgresAddress } from './wal/postgres.ts'
 import { replicationSource, type SourceBatch, type SourceControl } from './wal/replication-source.ts'
 import { serverState } from './wal/slot.ts'
@@ -59,28 +59,30 @@ export function changePipeline(options: ChangePipelineOptions, progress: Pipelin
   )
 }
 
-type Attempt = { readonly start: Lsn; readonly encoder: ChangeEncoder; readonly check: ReplayCheck }
+type Attempt = { readonly start: Lsn; readonly confirmed: Lsn; readonly encoder: ChangeEncoder; readonly check: ReplayCheck }
 
 /** Looks at slot, log and database before reading, and forgets what the last attempt left half done. */
 async function prepare({ postgres, log, logger }: ChangePipelineOptions): Promise<Attempt> {
   await log.rollback()
   const { manifest, head, reached } = log
   const server = await withPostgres(postgres, 'looking at the slot', (client) => serverState(client, manifest.slot, manifest.publication))
-  const point = resumePoint(server, { manifest, head: head.lsn, reached })
-  const before = point.replaysHead ? await beforeHead(log) : undefined
-  const replaysHead = point.replaysHead && before !== undefined
-  // What comes before the newest transaction is gone: start behind it, there is nothing to compare with.
-  const start = point.replaysHead && !before ? head.endLsn : point.start
+  const { confirmed, replaysHead } = resumePoint(server, { manifest, head: head.lsn, reached })
+  const before = replaysHead ? await beforeHead(log) : undefined
+  // Right behind the transaction before the newest one: where the record of the newest begins is known of a commit only,
+  // not of a message. What comes before the newest may be gone: then there is nothing to compare with.
+  const start = before ? toLsn(before.lsn + 1n) : replaysHead ? head.endLsn : confirmed
   logger.info({ slot: manifest.slot, start: formatLsn(start), reached: formatLsn(reached) }, 'reading changes')
-  return { start, encoder: new ChangeEncoder((before ?? head).chain), check: new ReplayCheck(head, replaysHead) }
+  return { start, confirmed, encoder: new ChangeEncoder((before ?? head).chain), check: new ReplayCheck({ head, reached }, before !== undefined) }
 }
 
 function stream(options: ChangePipelineOptions, attempt: Attempt, progress: PipelineProgress): Observable<Lsn> {
   const { log, windowBytes, idleMarkMs, postgres, onState } = options
-  const { encoder, check, start } = attempt
+  const { encoder, check, start, confirmed } = attempt
   const { slot, publication } = log.manifest
   let source: SourceControl
   let markedAt = performance.now()
+  /** What the log reaches holds for the WAL that it was read from: this stream has to have come as far, too. */
+  let seen = LSN_ZERO
 
   const encode = (batch: SourceBatch) => {
     for (const message of batch.messages) encoder.push(message)
@@ -95,30 +97,36 @@ function stream(options: ChangePipelineOptions, attempt: Attempt, progress: Pipe
     if (log.pendingBytes > windowBytes) source.pause()
     await Promise.all(durable)
     if (log.pendingBytes <= windowBytes) source.resume()
+    seen = maxLsn(seen, encoded?.transactions.at(-1)?.endLsn ?? LSN_ZERO)
     if (idleAt !== undefined) await moveIdleSlot(idleAt)
   }
 
   /** Nothing is outstanding and Postgres has read on: remember that durably, then the slot may follow. */
   const moveIdleSlot = async (idleAt: Lsn): Promise<void> => {
     progress.received = maxLsn(progress.received, idleAt)
+    if (encoder.insideTransaction) return
+    check.idle(idleAt)
+    seen = maxLsn(seen, idleAt)
     const now = performance.now()
-    if (encoder.insideTransaction || idleAt <= log.reached || now - markedAt < idleMarkMs) return
+    if (idleAt <= log.reached || now - markedAt < idleMarkMs) return
     markedAt = now
     await log.mark(idleAt)
   }
 
-  const opened = replicationSource({ postgres, slot, publication, start }, (control) => {
+  // A crash of Postgres may have put the slot back to its last checkpoint.
+  progress.confirmed = confirmed
+  const opened = replicationSource({ postgres, slot, publication, start, confirmed }, (control) => {
     source = control
     onState('streaming')
   })
   return opened.pipe(
     mergeMap((batch) => store(encode(batch))),
-    filter(() => log.reached > progress.confirmed),
-    tap(() => {
-      progress.confirmed = log.reached
-      progress.received = maxLsn(progress.received, log.reached)
-      source.confirm(log.reached)
+    map(() => (seen < log.reached ? seen : log.reached)),
+    filter((lsn) => lsn > progress.confirmed),
+    tap((lsn) => {
+      progress.confirmed = lsn
+      progress.received = maxLsn(progress.received, lsn)
+      source.confirm(lsn)
     }),
-    mergeMap(() => [log.reached]),
   )
 }

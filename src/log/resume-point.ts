@@ -6,14 +6,14 @@
  * WAL reaches at least as far as the log. Anything else is another history, and going on would lose or invent changes.
  */
 import { BeyondError } from '../errors.ts'
-import { formatLsn, LSN_ZERO, type Lsn } from '../wal/lsn.ts'
+import { formatLsn, type Lsn } from '../wal/lsn.ts'
 import type { ServerState } from '../wal/slot.ts'
 import type { Manifest } from './manifest.ts'
 
 export type ResumePoint = {
-  /** Where to start streaming. */
-  readonly start: Lsn
-  /** The newest transaction of the log comes once more, and has to be the same. */
+  /** What the slot has been told. */
+  readonly confirmed: Lsn
+  /** The slot has yet to be told of the log's newest transaction: it can be had once more, and has to be the same. */
   readonly replaysHead: boolean
 }
 
@@ -28,6 +28,10 @@ export function resumePoint(server: ServerState, log: { readonly manifest: Manif
     throw new BeyondError('SLOT_LOST', `The slot ${manifest.slot} is gone: changes since ${formatLsn(reached)} may be missing. ${REMEDY}`)
   if (slot.lost !== undefined)
     throw new BeyondError('SLOT_LOST', `Postgres has invalidated the slot ${manifest.slot} (${slot.lost}): changes since ${formatLsn(reached)} are missing. ${REMEDY}`)
+  // A connection that was lost may still be on its way to move the slot: what is decided here has to hold.
+  if (slot.active) throw new BeyondError('SLOT_ACTIVE', `Another connection reads the slot ${manifest.slot}.`)
+  if (!server.publication)
+    throw new BeyondError('POSTGRES_REFUSED', `The publication ${manifest.publication} is gone, and what is not published is never seen: create it again, or begin a new history with --new-history.`)
   if (server.walLsn < reached)
     throw new BeyondError(
       'HISTORY_DIVERGED',
@@ -38,6 +42,5 @@ export function resumePoint(server: ServerState, log: { readonly manifest: Manif
       'HISTORY_DIVERGED',
       `The slot ${manifest.slot} is confirmed up to ${formatLsn(slot.confirmed)}, the change log reaches only ${formatLsn(reached)}: changes between are missing. ${REMEDY}`,
     )
-  if (head === manifest.genesis) return { start: LSN_ZERO, replaysHead: false }
-  return { start: head, replaysHead: slot.confirmed <= head }
+  return { confirmed: slot.confirmed, replaysHead: head !== manifest.genesis && slot.confirmed <= head }
 }

@@ -85,15 +85,19 @@ export class SubscriptionServer implements AsyncDisposable {
     const frames = new FrameReader(MAX_CLIENT_FRAME_BYTES)
     const into = Buffer.allocUnsafe(READ_BYTES)
     let requested = false
+    /** Who has but one question has nothing to say after it. */
+    let question = false
     stream.onReadable = () => {
       try {
         let count: number
         while (!over.signal.aborted && (count = stream.read(into)) !== 0) {
+          if (count === -1 && question) return
           // The client is through with this subscription.
           if (count === -1) return over.abort(new BeyondError('UNREACHABLE', 'The client has ended the stream.'))
           frames.push(into.subarray(0, count), (frame) => {
             if (!requested) {
               requested = true
+              question = frame.type === frameType.statusRequest
               first.resolve({ type: frame.type, body: Buffer.from(frame.body) })
             } else if (frame.type === frameType.ack && session) session.acknowledge(frame)
             else throw new BeyondError('PROTOCOL_VIOLATION', `A frame of type ${frame.type} is not expected here.`)

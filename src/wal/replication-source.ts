@@ -20,6 +20,8 @@ export type SourceOptions = {
   readonly publication: string
   /** Transactions whose commit record starts before this LSN are not sent. The slot's own confirmed position when later. */
   readonly start: Lsn
+  /** What the slot was told last: told again until there is more to tell, since the walsender wants to hear of us. */
+  readonly confirmed: Lsn
 }
 
 export type SourceBatch = {
@@ -90,8 +92,8 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
       { acknowledge: { auto: false, timeoutSeconds: 0 }, flowControl: { enabled: false } },
     )
     let stream: Wire['stream'] | undefined
-    let confirmed: Lsn = LSN_ZERO
-    let sent: Lsn = LSN_ZERO
+    let { confirmed } = options
+    let sent = confirmed
     let sentAt = 0
     let heardAt = performance.now()
     let idleAt: Lsn | undefined

@@ -10,7 +10,8 @@ export type ServerState = {
   readonly systemId: string
   /** End of the WAL that is flushed to disk. */
   readonly walLsn: Lsn
-  readonly slot: { readonly confirmed: Lsn; readonly lost: string | undefined } | undefined
+  /** `active`: somebody reads it, and may still move it. */
+  readonly slot: { readonly confirmed: Lsn; readonly lost: string | undefined; readonly active: boolean } | undefined
   readonly publication: boolean
 }
 
@@ -23,11 +24,12 @@ export async function serverState(client: Client, slot: string, publication: str
     plugin: string | null
     database: string | null
     confirmed_flush_lsn: string | null
+    active: boolean | null
     lost: string | null
   }>(
     `SELECT s.system_identifier::text, pg_current_wal_flush_lsn()::text AS wal_lsn,
             EXISTS (SELECT FROM pg_publication WHERE pubname = $2) AS has_publication,
-            r.slot_name, r.plugin, r.database, r.confirmed_flush_lsn::text,
+            r.slot_name, r.plugin, r.database, r.confirmed_flush_lsn::text, r.active,
             CASE WHEN r.invalidation_reason IS NOT NULL THEN r.invalidation_reason WHEN r.wal_status = 'lost' THEN 'wal_removed' END AS lost
        FROM pg_control_system() s LEFT JOIN pg_replication_slots r ON r.slot_name = $1`,
     [slot, publication],
@@ -38,7 +40,7 @@ export async function serverState(client: Client, slot: string, publication: str
   return {
     systemId: row.system_identifier,
     walLsn: lsnFromServer(row.wal_lsn),
-    slot: row.slot_name === null ? undefined : { confirmed: lsnFromServer(row.confirmed_flush_lsn!), lost: row.lost ?? undefined },
+    slot: row.slot_name === null ? undefined : { confirmed: lsnFromServer(row.confirmed_flush_lsn!), lost: row.lost ?? undefined, active: row.active === true },
     publication: row.has_publication,
   }
 }
