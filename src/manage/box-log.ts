@@ -27,21 +27,24 @@ export function openBoxLog(options: { json: boolean; terminal: Output; directory
   return Object.assign(logger, { [Symbol.dispose]: () => file.close() })
 }
 
-/** All that the box itself says; of its children only what needs attention. */
+/** All that the box itself says; of its children only that they are ready and what needs attention. */
 export function readable(line: string): string {
-  const { level, time, component, msg, err, missing, childPid, ...fields } = JSON.parse(line) as Record<string, unknown> & {
+  const { level, time, msg, err, missing, child, childPid, path } = JSON.parse(line) as Record<string, unknown> & {
     level: number
     time: number
     err?: { message?: string }
   }
-  const isChatter = component !== 'box' && level < WARN && msg !== 'ready'
+  const isChatter = child !== undefined && level < WARN && msg !== 'ready'
   if (isChatter) return ''
   const clock = new Date(time).toTimeString().slice(0, 8)
-  const mark = level >= 50 ? 'ERROR ' : level >= WARN ? 'warning: ' : ''
-  const path = typeof fields['path'] === 'string' ? ` (${fields['path']})` : ''
-  const list = Array.isArray(missing) ? `: ${missing.join(', ')}` : ''
-  const process = childPid === undefined || component !== 'box' ? '' : ` (${String(fields['child'])}, process ${String(childPid)})`
-  return `${clock} ${String(component).padEnd(9)} ${mark}${String(msg)}${list}${err?.message ? `: ${err.message}` : ''}${path}${process}\n`
+  const mark = level > WARN ? 'ERROR ' : level === WARN ? 'warning: ' : ''
+  const more = [
+    err?.message ? `: ${err.message}` : '',
+    Array.isArray(missing) ? `: ${missing.join(', ')}` : '',
+    typeof path === 'string' ? ` (${path})` : '',
+    level >= WARN && childPid !== undefined ? ` (process ${String(childPid)})` : '',
+  ]
+  return `${clock} ${String(child ?? 'box').padEnd(9)} ${mark}${String(msg)}${more.join('')}\n`
 }
 
 /** Appends; at its bound the file becomes FILE.1 and a new one begins. */

@@ -9,7 +9,7 @@ import type { Logger } from 'pino'
 import { BeyondError } from '../errors.ts'
 import { readRecord, removeRecord } from './child-process.ts'
 import type { Layout } from './layout.ts'
-import { identify, isAlive, postgresProcessesIn, type ProcessIdentity, signalProcess } from './process-identity.ts'
+import { isAlive, postgresProcessesIn, type ProcessIdentity, signalProcess } from './process-identity.ts'
 
 type Step = { readonly signal: NodeJS.Signals; readonly withinMs: number }
 
@@ -66,12 +66,12 @@ function unrecordedPostmaster(dataDirectory: string): ProcessIdentity | undefine
 }
 
 /**
- * Postgres removes a stale lock file itself, unless the number in it now belongs to another process of its account.
- * Then, and only then, it is removed here: that process is known not to be a Postgres of this data directory.
+ * Postgres removes a stale lock file itself, unless the number in it belongs to another process of its account by now,
+ * or to a zombie that nobody reaps. Then, and only then, it is removed here: no Postgres of this data directory has it.
  */
 function removeStaleLock(path: string): void {
   const pid = lockFilePid(path)
-  if (pid !== undefined && identify(pid) !== undefined) rmSync(path, { force: true })
+  if (pid !== undefined && existsSync(`/proc/${pid}`)) rmSync(path, { force: true })
 }
 
 function lockFilePid(path: string): number | undefined {

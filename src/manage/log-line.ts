@@ -30,7 +30,7 @@ export function pgbouncerLine(line: string): LogLine {
 export function ownLine(line: string): LogLine {
   if (line.startsWith('{')) {
     try {
-      const { level, msg, time: _time, pid: _pid, hostname: _hostname, ...fields } = JSON.parse(line) as Record<string, unknown>
+      const { level, msg, time: _time, pid: _pid, hostname: _hostname, component: _component, ...fields } = JSON.parse(line) as Record<string, unknown>
       return { level: levelOf(level), text: String(msg ?? ''), fields }
     } catch {
       // not JSON after all

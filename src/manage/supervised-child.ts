@@ -57,7 +57,7 @@ export class SupervisedChild {
   constructor(spec: ChildSpec, surroundings: Surroundings) {
     this.#spec = spec
     this.#surroundings = surroundings
-    this.#logger = surroundings.logger.child({ component: spec.name })
+    this.#logger = surroundings.logger.child({ child: spec.name })
   }
 
   get state(): ChildState {

@@ -106,13 +106,14 @@ test('a box from its first start to its second', async (t) => {
   })
 
   await t.test('Ctrl-C ends it, cleanly and without a trace', async () => {
-    await using idle = new Client({ ...file.pooler, user: 'postgres', password: superuserPassword(file), database: 'postgres' }) as Client & AsyncDisposable
+    const idle = new Client({ ...file.pooler, user: 'postgres', password: superuserPassword(file), database: 'postgres' })
     idle.on('error', () => undefined)
     await idle.connect()
     await idle.query('SELECT 1')
     assert.deepEqual(await box.stop(), { code: 0, signal: null })
     assert.deepEqual(processesIn(folder), [])
     assert.match(readFileSync(join(data, 'log/beyond-pg.log'), 'utf8'), /database system is shut down/)
+    await idle.end().catch(() => undefined)
   })
 
   await t.test('the next start finds all as it was, and honours the user’s settings', async () => {

@@ -23,6 +23,7 @@ export class BoxProcess {
   readonly ended: Promise<Ended>
   stdout = ''
   stderr = ''
+  #over = false
 
   constructor(args: readonly string[], options: { cwd?: string; env?: Record<string, string> } = {}) {
     const env = { ...process.env, ...options.env }
@@ -30,7 +31,10 @@ export class BoxProcess {
     this.child = spawn(process.execPath, [beyondPg, ...args], { cwd: options.cwd, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
     this.child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.stdout += text))
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.stderr += text))
-    this.ended = once(this.child, 'close').then(([code, signal]) => ({ code, signal }) as Ended)
+    this.ended = once(this.child, 'close').then(([code, signal]) => {
+      this.#over = true
+      return { code, signal } as Ended
+    })
   }
 
   get pid(): number {
@@ -38,7 +42,7 @@ export class BoxProcess {
   }
 
   async ready(): Promise<BoxFile> {
-    await Promise.race([until(() => this.stdout.includes('"ready"')), this.ended])
+    await until(() => this.stdout.includes('"ready"') || this.#over)
     if (!this.stdout.includes('"ready"')) throw new Error(`the box did not start:\n${this.stderr}`)
     return (JSON.parse(this.stdout.split('\n')[0]) as { box: BoxFile }).box
   }
@@ -97,7 +101,8 @@ export function processesIn(folder: string): number[] {
     })
 }
 
-export function kill(pid: number): void {
+export function kill(pid: number | undefined): void {
+  if (pid === undefined) return
   try {
     process.kill(pid, 'SIGKILL')
   } catch {
