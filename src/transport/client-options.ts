@@ -1,5 +1,6 @@
 /** What a subscriber may say, and the one place where it is checked. */
 import { readFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
 import { BeyondError, fromSystem } from '../errors.ts'
 import type { Start } from './client-session.ts'
 import type { Operation, Welcome } from './envelopes.ts'
@@ -150,10 +151,11 @@ export function parseIsoTime(text: string): bigint | undefined {
 
 /** `host:port`, `host`, `[v6]:port`, `v6`. BAD_ARGUMENT otherwise. */
 export function parseAddress(text: string): QuicAddress {
-  const match = /^(?:\[([0-9a-f:.%\w]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/i.exec(text) ?? /^([0-9a-f]*:[0-9a-f:.]*)$/i.exec(text)
+  if (isIP(text) === 6) return { host: text, port: DEFAULT_PORT }
+  const match = /^(?:\[([^\]]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/i.exec(text)
   const port = Number(match?.[3] ?? DEFAULT_PORT)
   const host = match?.[1] ?? match?.[2]
-  if (host === undefined || port < 1 || port > 65535) throw bad(`${JSON.stringify(text)} is not an address: it looks like db.example.com:${DEFAULT_PORT}.`)
+  if (host === undefined || (match?.[1] !== undefined && isIP(host) !== 6) || port < 1 || port > 65535) throw bad(`${JSON.stringify(text)} is not an address: it looks like db.example.com:${DEFAULT_PORT}.`)
   return { host, port }
 }
 

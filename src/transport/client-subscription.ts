@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Observable } from 'rxjs'
 import { backoffMs } from '../backoff.ts'
 import { BeyondError } from '../errors.ts'
+import type { Lsn } from '../wal/lsn.ts'
 import type { ClientDialer } from './client-dialer.ts'
 import type { Begin, ChangeEvent, Commit, TransactionInfo } from './client-events.ts'
 import type { SubscriptionConfig, SubscriptionState } from './client-options.ts'
@@ -63,6 +64,8 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
   /** Newest transaction of the batch that the consumer is through with. */
   #processed: Commit | undefined
 
+  /** Newest transaction that was given out whole. */
+  #delivered: Lsn | undefined
   #acknowledged: Position | undefined
   #acknowledgedAt = -Infinity
   #acknowledgeTimer: NodeJS.Timeout | undefined
@@ -215,7 +218,10 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
         if (out.length > 0) this.#deferred = error
         else await this.#recover(error)
       }
-      if (out.length > 0) return out
+      if (out.length > 0) {
+        this.#delivered = out.findLast((event) => event.kind === 'commit')?.transaction.lsn ?? this.#delivered
+        return out
+      }
     }
     await this.close()
     return undefined
@@ -224,7 +230,7 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
   async #attach(): Promise<Attached> {
     this.#onState({ status: 'connecting' })
     const { signal } = this.#closing
-    const left = this.#hasStreamed ? Infinity : this.#config.connectTimeoutMs - (performance.now() - this.#failingSince)
+    const left = this.#hasStreamed ? Infinity : this.#failingSince + this.#config.connectTimeoutMs - performance.now()
     const deadline = Number.isFinite(left) ? AbortSignal.timeout(Math.max(1, Math.ceil(left))) : undefined
     try {
       const connection = await this.#dialer.acquire(deadline ? AbortSignal.any([signal, deadline]) : signal)
@@ -244,13 +250,12 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
     const count = stream.read(this.#buffer)
     if (count === -1) throw this.#dialer.lossError()
     if (count > 0) {
-      const before = this.#session.position?.after
       try {
         this.#session.push(this.#buffer.subarray(0, count), out)
       } finally {
         if (this.#session.welcome) this.#onWorking(attached)
       }
-      if (out.length === 0) this.#acknowledgeSilence(before)
+      if (out.length === 0) this.#acknowledgeSilence()
       if (this.#session.ended) throw errorFromEnd(this.#session.ended)
       return
     }
@@ -263,10 +268,11 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
     }
   }
 
-  /** The stream went on without anything for the consumer: who has acknowledged all before it has acknowledged this, too. */
-  #acknowledgeSilence(before: Position | undefined): void {
-    const now = this.#session.position?.after
-    if (now && before && now !== before && (this.#config.acknowledge === 'auto' || this.#acknowledged === before)) this.#acknowledge(now)
+  /** The stream went on without anything for the consumer: who has acknowledged all that was delivered has acknowledged this, too. */
+  #acknowledgeSilence(): void {
+    const position = this.#session.position?.after
+    const owesNothing = this.#delivered === undefined || (this.#acknowledged !== undefined && this.#acknowledged.lsn >= this.#delivered)
+    if (position && (this.#config.acknowledge === 'auto' || owesNothing)) this.#acknowledge(position)
   }
 
   #onWorking(attached: Attached): void {
@@ -288,13 +294,14 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
     if (this.#failures === 0 && this.#hasStreamed) this.#failingSince = now
     const retryAfterMs = failure instanceof BeyondError ? failure.facts['retryAfterMs'] : undefined
     const random = Math.random()
-    const delayMs = Math.max(backoffMs(++this.#failures, random, this.#config.backoff), Number(retryAfterMs ?? 0) * (1 + random / 4))
-    const patience = this.#hasStreamed ? this.#config.giveUpAfterMs : this.#config.connectTimeoutMs
-    const hopeless = !(failure instanceof BeyondError) || !(failure.retry || retryAfterMs !== undefined)
-    if (hopeless || now + delayMs - this.#failingSince > patience) {
+    const wishMs = Math.max(backoffMs(++this.#failures, random, this.#config.backoff), Number(retryAfterMs ?? 0) * (1 + random / 4))
+    const patienceMs = this.#hasStreamed ? this.#config.giveUpAfterMs : this.#config.connectTimeoutMs
+    const leftMs = this.#failingSince + patienceMs - now
+    if (!(failure instanceof BeyondError) || !(failure.retry || retryAfterMs !== undefined) || leftMs <= 0) {
       await this.close()
       throw failure
     }
+    const delayMs = Math.min(wishMs, leftMs)
     this.#onState({ status: 'waiting', error: failure, attempt: this.#failures, delayMs })
     await abortableSleep(delayMs, this.#closing.signal)
   }
