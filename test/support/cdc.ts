@@ -12,6 +12,8 @@ export const cdcProgram = fileURLToPath(new URL('../../src/beyond-pg-cdc.ts', im
 export type TestCdc = AsyncDisposable & {
   readonly port: number
   readonly pid: number
+  /** Whether the process that was started last has not ended. */
+  readonly running: boolean
   readonly dataDirectory: string
   /** For `connect` and `subscribe` of the client library. */
   readonly connect: { readonly server: string; readonly tls: { readonly caFile: string; readonly certFile: string; readonly keyFile: string } }
@@ -46,6 +48,9 @@ export async function startCdc(postgres: TestPostgres, flags: readonly string[] 
     },
     get pid() {
       return child!.pid!
+    },
+    get running() {
+      return child !== undefined && child.exitCode === null && child.signalCode === null
     },
     dataDirectory,
     get connect() {

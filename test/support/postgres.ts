@@ -102,6 +102,8 @@ export async function startPostgres(settings: Record<string, string> = {}): Prom
       if (!running || running.exitCode !== null || running.signalCode !== null) return
       const gone = new Promise((resolve) => running.once('exit', resolve))
       // Children first would be restarted; the postmaster first leaves them to see its death.
+      // Held still, it forks no more of them.
+      if (signal === 'SIGKILL') running.kill('SIGSTOP')
       const children = signal === 'SIGKILL' ? childrenOf(running.pid!) : []
       running.kill(signal)
       for (const pid of children)
