@@ -45,7 +45,7 @@ async function startBox(config: BoxConfig): Promise<void> {
     environment: process.env,
     onReady: (ready) => {
       const place = { workingDirectory: process.cwd(), isDefaultDataDir: isDefaultDataDir(ready.layout.root) }
-      process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box })}\n` : readyText(ready, place))
+      process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box, cdcProblem: ready.cdcProblem })}\n` : readyText(ready, place))
     },
   })
   if (fault) throw fault

@@ -1,6 +1,6 @@
 /**
  * A small shop that is always open: something to watch. Writes through PgBouncer, several transactions a second,
- * inserts, updates, deletes, several rows per transaction, jsonb, numeric, arrays, timestamps and a few long texts.
+ * inserts, updates, deletes, several rows per transaction, jsonb, numeric, arrays, timestamps and now and then a long text.
  */
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
@@ -44,7 +44,7 @@ const SCHEMA = `
     address jsonb NOT NULL, newsletter boolean NOT NULL DEFAULT false, joined_at timestamptz NOT NULL DEFAULT now());
   CREATE TABLE IF NOT EXISTS shop.products (
     sku text PRIMARY KEY, title text NOT NULL, price numeric(10,2) NOT NULL, stock integer NOT NULL,
-    tags text[] NOT NULL DEFAULT '{}', description text, updated_at timestamptz NOT NULL DEFAULT now());
+    tags text[] NOT NULL DEFAULT '{}', description text, manual text, updated_at timestamptz NOT NULL DEFAULT now());
   CREATE TABLE IF NOT EXISTS shop.orders (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(), customer_id bigint NOT NULL REFERENCES shop.customers,
     status shop.order_status NOT NULL DEFAULT 'new', total numeric(12,2) NOT NULL, placed_at timestamptz NOT NULL DEFAULT now());
@@ -67,7 +67,7 @@ const THINGS = ['teapot', 'lantern', 'notebook', 'bicycle bell', 'wool blanket',
 const COLOURS = ['red', 'blue', 'green', 'amber', 'slate']
 const METHODS = ['card', 'transfer', 'invoice', 'gift card']
 
-/** Open orders beyond this many are shipped or cancelled first, so that the tables don't grow without end. */
+/** Older ones are removed, so that the shop does not grow without end. */
 const KEEP_ORDERS = 5_000
 const CONNECTIONS = 4
 
@@ -83,7 +83,7 @@ const ACTIONS: readonly Action[] = [
   { name: 'restock', weight: 6, run: restock },
   { name: 'reprice', weight: 4, run: reprice },
   { name: 'move', weight: 3, run: moveCustomer },
-  { name: 'rewrite', weight: 2, run: rewriteDescription },
+  { name: 'manual', weight: 1, run: writeManual },
   { name: 'tidy', weight: 2, run: tidy },
 ]
 
@@ -171,16 +171,18 @@ async function transaction(pool: Pool, run: Action['run']): Promise<string | und
 }
 
 async function prepareShop(pool: Pool): Promise<void> {
-  await pool.query(SCHEMA)
-  for (const thing of THINGS) {
-    for (const colour of COLOURS) {
-      const sku = `${thing.replaceAll(' ', '-')}-${colour}`
-      await pool.query(
-        `INSERT INTO shop.products (sku, title, price, stock, tags, description) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
-        [sku, `${colour} ${thing}`, price(3, 150), between(20, 200), [colour, thing.split(' ').at(-1)], description(thing)],
-      )
+  await transaction(pool, async (client) => {
+    await client.query(SCHEMA)
+    for (const thing of THINGS) {
+      for (const colour of COLOURS) {
+        const values = [skuOf(thing, colour), `${colour} ${thing}`, price(3, 150), between(20, 200), [colour, thing.split(' ').at(-1)]]
+        await client.query(
+          'INSERT INTO shop.products (sku, title, price, stock, tags, description) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING',
+          [...values, `A ${thing} in ${colour}, made in ${pickFrom(CITIES)}.`],
+        )
+      }
     }
-  }
+  })
 }
 
 async function joinCustomer(client: PoolClient): Promise<string> {
@@ -280,10 +282,12 @@ async function moveCustomer(client: PoolClient): Promise<string | undefined> {
 }
 
 /** Long enough to be stored out of line; later updates of the row leave it unchanged. */
-async function rewriteDescription(client: PoolClient): Promise<string> {
+async function writeManual(client: PoolClient): Promise<string> {
   const sku = someSku()
-  await client.query('UPDATE shop.products SET description = $2, updated_at = now() WHERE sku = $1', [sku, description(sku)])
-  return `${sku} has a new description`
+  const words = [...THINGS, ...CITIES, ...LAST, ...COLOURS]
+  const text = Array.from({ length: 500 }, () => `${pickFrom(words)} ${between(0, 999)}`).join(', ')
+  await client.query('UPDATE shop.products SET manual = $2, updated_at = now() WHERE sku = $1', [sku, text])
+  return `${sku} has a manual now`
 }
 
 async function tidy(client: PoolClient): Promise<string | undefined> {
@@ -315,20 +319,17 @@ async function nextOrder(client: PoolClient, status: string): Promise<{ id: stri
   return found.rows[0]
 }
 
-function description(thing: string): string {
-  const words = [thing, ...CITIES, ...LAST, ...COLOURS]
-  return `A ${thing}. ${Array.from({ length: between(20, 900) }, () => `${pickFrom(words)}${between(0, 99)}`).join(' ')}.`
-}
-
 function pick(actions: readonly Action[]): Action {
   let left = Math.random() * actions.reduce((sum, { weight }) => sum + weight, 0)
   return actions.find(({ weight }) => (left -= weight) < 0) ?? actions[0]
 }
 
+const skuOf = (thing: string, colour: string): string => `${thing.replaceAll(' ', '-')}-${colour}`
+
 /** Some things sell better than others, as in any shop. */
 const someSku = (): string => {
   const popular = Math.floor(THINGS.length * Math.random() ** 2)
-  return `${THINGS[popular].replaceAll(' ', '-')}-${pickFrom(COLOURS)}`
+  return skuOf(THINGS[popular], pickFrom(COLOURS))
 }
 
 const pickFrom = <T>(list: readonly T[]): T => list[Math.floor(Math.random() * list.length)]
