@@ -40,6 +40,8 @@ export type Append = {
   readonly changes: number
   /** The last transaction that ends in `frames`; undefined when none does. */
   readonly last: Base | undefined
+  /** Latest commit time of the transactions that end in `frames`, which need not be the last one's; 0 when none is known. */
+  readonly latestTime: bigint
   readonly fingerprints: readonly bigint[]
   /** Relation versions that are new with these frames: durable before them. */
   readonly schemas: readonly { readonly fingerprint: bigint; readonly schema: string }[]
@@ -227,7 +229,8 @@ export class ChangeLog implements AsyncDisposable {
     if (beginsInside !== before.inside || (what.last !== undefined && what.last.lsn <= before.last.lsn) || (what.last === undefined) !== (transactions === 0) || fingerprints.length > MAX_FINGERPRINTS)
       return Promise.reject(new BeyondError('INTERNAL', `What is appended at ${formatLsn(what.last?.lsn ?? before.last.lsn)} does not follow what the change log has at ${formatLsn(before.last.lsn)}.`))
     // Commit times may go back a little, and are unknown (0) for messages: searches and retention need them in order.
-    const last = what.last ? { ...keep(what.last), time: what.last.time > before.last.time ? what.last.time : before.last.time } : before.last
+    const time = what.latestTime > before.last.time ? what.latestTime : before.last.time
+    const last = what.last ? { ...keep(what.last), time } : before.last
     const appended = this.#enqueue({ kind: 'data', beginsInside, endsInside, transactions, changes, ...last, fingerprints }, frames, schemas)
     if (!this.#failed) this.#appended = { last, inside: endsInside }
     return appended

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
 import type { Position } from '../transport/envelopes.ts'
 import { formatLsn, parseLsn } from '../wal/lsn.ts'
-import { makeDirectoryDurably, syncDirectory, writeFileDurably } from './durable-file.ts'
+import { makeDirectoryDurably, replaceFile, syncDirectory } from './durable-file.ts'
 
 export type Consumer = {
   readonly name: string
@@ -101,20 +101,14 @@ export class ConsumerStore {
   async #write(): Promise<void> {
     const changed = this.#changed
     this.#changed = new Set()
-    let removed = false
     try {
       for (const name of changed) {
         const path = join(this.#directory, `${name}.json`)
         const consumer = this.#consumers.get(name)
-        if (consumer) await writeFileDurably(path, formatConsumer(consumer))
-        else {
-          await rm(path, { force: true })
-          removed = true
-        }
-        // Not before a removal is durable, so that it is tried again.
-        if (consumer) changed.delete(name)
+        if (consumer) await replaceFile(path, formatConsumer(consumer))
+        else await rm(path, { force: true })
       }
-      if (removed) await syncDirectory(this.#directory)
+      await syncDirectory(this.#directory)
     } catch (error) {
       for (const name of changed) this.#changed.add(name)
       throw fromSystem(error, 'saving cursors of consumers')

@@ -36,6 +36,12 @@ export async function writeAll(file: Pick<FileHandle, 'writev'>, buffers: readon
 }
 
 export async function writeFileDurably(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  await replaceFile(path, content, mode)
+  await syncDirectory(dirname(path))
+}
+
+/** Old or new content, whole, whatever happens; new for sure once the folder is synced, which is left to the caller. */
+export async function replaceFile(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
   const beside = `${path}.new`
   try {
     await using file = await open(beside, 'w', mode)
@@ -46,5 +52,4 @@ export async function writeFileDurably(path: string, content: string | Uint8Arra
     throw error
   }
   await rename(beside, path)
-  await syncDirectory(dirname(path))
 }

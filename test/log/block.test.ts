@@ -21,17 +21,21 @@ const header: Omit<BlockHeader, 'payloadLength'> = {
 }
 const payload = Buffer.from('0000000512010203040000000117', 'hex')
 
-const GOLDEN =
-  '424c4b31' + // magic
-  'c459b433' + // checksum of the header
-  '0e000000' + // payload length
-  '637b58e6' + // checksum of the payload
-  '01' + '00' + '0200' + // data, whole transactions, two fingerprints
-  '02000000' + '03000000' +
-  '48d874b316000000' + '80d874b316000000' +
-  '01401e18240a0600' +
-  '000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f' +
-  '8877665544332211' + '8899aabbccddeeff'
+const GOLDEN = [
+  '424c4b31', // magic
+  'c459b433', // checksum of the header
+  '0e000000', // payload length
+  '637b58e6', // checksum of the payload
+  '01000200', // data, whole transactions, two fingerprints
+  '0200000003000000', // transactions, changes
+  '48d874b316000000', // LSN
+  '80d874b316000000', // end LSN
+  '01401e18240a0600', // time
+  '000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f', // chain
+  '88776655443322118899aabbccddeeff', // fingerprints
+].join('')
+/** LSN to chain: the same in blocks and segment headers. */
+const BASE = GOLDEN.slice(56, 168)
 
 test('a data block has these bytes', () => {
   const bytes = encodeBlockHeader(header, payload)
@@ -45,7 +49,7 @@ test('a mark has these bytes', () => {
   const bytes = encodeBlockHeader({ ...header, kind: 'mark', transactions: 0, changes: 0, fingerprints: [] }, Buffer.alloc(0))
   assert.equal(
     bytes.toString('hex'),
-    '424c4b31' + '25458abe' + '00000000' + '00000000' + '02' + '00' + '0000' + '00000000' + '00000000' + GOLDEN.slice(56, 168),
+    `424c4b3125458abe${'0'.repeat(16)}02${'0'.repeat(22)}${BASE}`,
   )
 })
 
@@ -56,7 +60,7 @@ test('a segment header has these bytes', () => {
   const bytes = encodeSegmentHeader(value)
   assert.equal(
     bytes.toString('hex'),
-    Buffer.from('BPGLOG01').toString('hex') + '4f0ce627' + history.toString('hex') + GOLDEN.slice(56, 168) + '00d974b316000000' + '00000000',
+    `${Buffer.from('BPGLOG01').toString('hex')}4f0ce627${history.toString('hex')}${BASE}00d974b31600000000000000`,
   )
   assert.equal(bytes.length, SEGMENT_HEADER_BYTES)
   assert.deepEqual(decodeSegmentHeader(bytes), value)

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { describe, test } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import fc from 'fast-check'
 import { BeyondError } from '../../src/errors.ts'
 import type { ChangeLog } from '../../src/log/change-log.ts'
@@ -284,7 +285,7 @@ test('rollback forgets an open transaction, also while appends are on their way'
   for (let round = 0; round < 8; round++) {
     const known = transactions.filter(({ lsn }) => lsn <= log.head.lsn).length
     // One more whole transaction than before, then some of the next one.
-    const appends = cutAppends(transactions.slice(known), new Set([4, 5 + (round % 3), 8])).slice(0, 2 + (round % 3))
+    const appends = cutAppends(transactions.slice(known), new Set([4, 5 + (round % 3), 8])).slice(0, 2 + (round % 2))
     const sent = appends.map((what) => log.append(what))
     if (round % 2 === 0) await sent[0]
     await log.rollback()
@@ -374,6 +375,58 @@ test('a large block comes in pieces, and from its middle', async () => {
   const found = await findPosition(log, large)
   assert.ok(found.found === 'place')
   assert.ok((await readAll(log, found.place)).equals(after.bytes))
+})
+
+test('writer, retention, readers and searches at once: nobody gets anything but history', async () => {
+  await using folder = await LogFolder.make()
+  await using log = await folder.open({ segmentBytes: 3_000, tailBytes: 4_000 })
+  const builder = builderFor(manifest)
+  const transactions = Array.from({ length: 400 }, (_, i) => builder.next([i % 200, 50], { fill: i }))
+  const all = concat(transactions)
+  const ends = new Map<bigint, number>([[manifest.genesis, 0]])
+  transactions.reduce((sum, { lsn, bytes }) => (ends.set(lsn, sum + bytes.length), sum + bytes.length), 0)
+  let writing = true
+  const write = async () => {
+    let appended: Promise<void> | undefined
+    for (const [i, what] of cutAppends(transactions, new Set(Array.from({ length: 1600 }, (_, n) => n).filter((n) => n % 7 < 2))).entries()) {
+      appended = log.append(what)
+      if (i % 5 === 0) await appended
+      if (i % 3 === 0 && !what.endsInside) void log.mark(toLsn(log.reached + 1n))
+      if (i % 20 === 0) await log.retain({ maxBytes: 15_000, maxAgeMs: 1e12, maxConsumerBytes: 1e9 }, [], 0n)
+    }
+    await appended
+    writing = false
+  }
+  let read = 0
+  const follow = async (number: number) => {
+    while (writing) {
+      await setImmediate()
+      const known = transactions.filter(({ lsn }) => lsn <= log.head.lsn)
+      const after = known[Math.max(0, known.length - 1 - ((number * 13 + read) % 60))] ?? genesisPosition(manifest)
+      const found = await findPosition(log, after)
+      if (found.found === 'too-old') continue
+      assert.ok(found.found === 'place', found.found)
+      await using cursor = new LogCursor(log, found.place)
+      let offset = ends.get(after.lsn)!
+      try {
+        for (let i = 0; i < 50 && writing; i++) {
+          const piece = await cursor.read()
+          if (!piece) await setImmediate()
+          else {
+            assert.ok(piece.bytes.equals(all.subarray(offset, offset + piece.bytes.length)))
+            offset += piece.bytes.length
+            read++
+          }
+        }
+      } catch (error) {
+        assert.ok(code('POSITION_TOO_OLD')(error), String(error))
+      }
+    }
+  }
+  await Promise.all([write(), ...[0, 1, 2, 3].map(follow)])
+  assert.equal(log.head.lsn, builder.lsn)
+  assert.ok(read > 0)
+  assert.ok(log.oldest.lsn > manifest.genesis)
 })
 
 test('a segment that is gone or cut short is damage, not the end of it', async () => {

@@ -54,6 +54,8 @@ export class TransactionBuilder {
 
 export const builderFor = (manifest: Manifest): TransactionBuilder => new TransactionBuilder(genesisPosition(manifest))
 
+const latest = (transactions: readonly TestTransaction[]): bigint => transactions.reduce((max, { time }) => (time > max ? time : max), 0n)
+
 /** One append of whole transactions. */
 export function wholeAppend(transactions: readonly TestTransaction[]): Append {
   return {
@@ -63,6 +65,7 @@ export function wholeAppend(transactions: readonly TestTransaction[]): Append {
     transactions: transactions.length,
     changes: transactions.reduce((sum, { frames }) => sum + frames.length - 2, 0),
     last: transactions.at(-1),
+    latestTime: latest(transactions),
     fingerprints: [FINGERPRINT],
     schemas: [],
   }
@@ -87,6 +90,7 @@ export function cutAppends(transactions: readonly TestTransaction[], cuts: Reado
       transactions: whole.length,
       changes,
       last,
+      latestTime: latest(whole),
       fingerprints: [FINGERPRINT],
       schemas: [],
     })
@@ -111,4 +115,27 @@ export function cutAppends(transactions: readonly TestTransaction[], cuts: Reado
   }
   push(whole.at(-1), false)
   return appends
+}
+
+/** Transactions in bytes that were read back: their LSNs. Throws when a chain hash is not right or a transaction is cut. */
+export function verifiedTransactions(bytes: Buffer, after: Position): { readonly lsn: Lsn; readonly chain: Buffer }[] {
+  const transactions: { lsn: Lsn; chain: Buffer }[] = []
+  let chain: Uint8Array = after.chain
+  let start = 0
+  for (let offset = 0; offset < bytes.length; ) {
+    const end = offset + 4 + bytes.readUInt32BE(offset)
+    const type = bytes[offset + 4]
+    if (end > bytes.length || (type === frameType.begin) !== (offset === start)) throw new Error(`transaction cut at ${offset}`)
+    if (type === frameType.commit) {
+      const commit = envelopes.commit.decode(bytes.subarray(offset + 5, end))
+      const expected = createHash('sha256').update(chain).update(bytes.subarray(start, end - 32)).digest()
+      if (!expected.equals(commit.chain)) throw new Error(`wrong chain at ${commit.lsn}`)
+      transactions.push({ lsn: toLsn(BigInt(commit.lsn)), chain: expected })
+      chain = expected
+      start = end
+    }
+    offset = end
+  }
+  if (start !== bytes.length) throw new Error('the last transaction is cut')
+  return transactions
 }
