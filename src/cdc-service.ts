@@ -50,7 +50,8 @@ export type CdcServiceOptions = {
 const RETRY = { minMs: 50, maxMs: 2_000 }
 const RETAIN_INTERVAL_MS = 10_000
 const CURSOR_FLUSH_MS = 200
-const CATCH_UP_MS = 30_000
+/** Short: a client can't tell a server that waits from one that is gone. It asks again. */
+const CATCH_UP_MS = 4_000
 const REQUEST_TIMEOUT_MS = 10_000
 const DRAIN_MS = 3_000
 

@@ -18,8 +18,8 @@ import { formatPosition, formatTransactionPosition, parsePosition } from './posi
 import type { QuicConnection } from './quic.ts'
 
 const READ_BYTES = 64 * 1024
-/** Time for the server's answer to Subscribe: it may wait for its log to catch up with our position. */
-const WELCOME_TIMEOUT_MS = 45_000
+/** Time for the server's answer to Subscribe: it may wait some 4 s for its log to catch up with our position. */
+const WELCOME_TIMEOUT_MS = 10_000
 const MISSED_HEARTBEATS = 3
 /** Acknowledgements that follow each other faster are put together. */
 const ACKNOWLEDGE_MS = 100
