@@ -190,7 +190,8 @@ export class PollTable {
   remove(slot: number): void {
     if (this.#owners[slot] === undefined) return
     this.#owners[slot] = undefined
-    this.#items.fill(0, slot * 8, slot * 8 + 8)
+    // The type stays: SSL_poll skips an item without object, but gives up at one of another type, and with it on all after it.
+    this.#items.fill(0, slot * 8 + 1, slot * 8 + 8)
     this.#free.push(slot)
   }
 
