@@ -26,7 +26,8 @@ program
   .option('--seconds <number>', 'how long (default: until Ctrl-C)')
   .option(boxSettings.data.flag, `${boxSettings.data.about} [${boxSettings.data.env}]`)
   .action(async (flags: Record<string, string | undefined>) => {
-    const { stop } = stopSignals(process)
+    const { stop, hurry } = stopSignals(process)
+    hurry.addEventListener('abort', () => process.exit(130))
     await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
   })
 
@@ -47,6 +48,8 @@ async function startBox(config: BoxConfig): Promise<void> {
       const place = { workingDirectory: process.cwd(), isDefaultDataDir: isDefaultDataDir(ready.layout.root) }
       process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box, cdcProblem: ready.cdcProblem })}\n` : readyText(ready, place))
     },
+  }).catch((error: unknown) => {
+    throw fault ?? error
   })
   if (fault) throw fault
 }

@@ -29,7 +29,7 @@ export function openBoxLog(options: { json: boolean; terminal: Output; directory
 
 /** All that the box itself says; of its children only that they are ready and what needs attention. */
 export function readable(line: string): string {
-  const { level, time, msg, err, missing, child, childPid, path } = JSON.parse(line) as Record<string, unknown> & {
+  const { level, time, msg, err, missing, child, childPid, path, lastLine } = JSON.parse(line) as Record<string, unknown> & {
     level: number
     time: number
     err?: { message?: string }
@@ -41,6 +41,7 @@ export function readable(line: string): string {
   const more = [
     err?.message ? `: ${err.message}` : '',
     Array.isArray(missing) ? `: ${missing.join(', ')}` : '',
+    typeof lastLine === 'string' ? `: ${lastLine}` : '',
     typeof path === 'string' ? ` (${path})` : '',
     level >= WARN && childPid !== undefined ? ` (process ${String(childPid)})` : '',
   ]

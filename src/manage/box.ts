@@ -13,7 +13,7 @@ import { type BoxParts, cdcAccount, cdcChild, poolerChild, postgresChild } from 
 import { type BoxFile, writeBoxFile } from './box-file.ts'
 import { readRecord, removeRecord, writeRecord } from './child-process.ts'
 import { setUpDatabase } from './database-setup.ts'
-import { giveTree, type Layout, openLayout } from './layout.ts'
+import { giveTree, type Layout, openLayout, removeTemporarySockets } from './layout.ts'
 import { stopLeftovers } from './leftovers.ts'
 import { readMachine } from './machine.ts'
 import { poolerConfig, userList } from './pgbouncer-config.ts'
@@ -110,6 +110,7 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
   await untilAborted(stop)
   logger.info('stopping')
   await children.disposeAsync()
+  removeTemporarySockets(layout)
   removeRecord(layout.run, 'supervisor')
   logger.info('stopped')
 }

@@ -6,9 +6,9 @@
  * database superuser, who is as good as that account. The account owns its own folders: postgres, sockets, cdc.
  */
 import { createHash } from 'node:crypto'
-import { chmodSync, chownSync, existsSync, lchownSync, lstatSync, mkdirSync, readdirSync, realpathSync, symlinkSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, lchownSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { BeyondError } from '../errors.ts'
 import { type Account, currentAccount, firstUnreachable, withAncestors } from './account.ts'
 import { type Owner, readIfThere, TEMPORARY_SUFFIX, writeFileAtomic } from './atomic-file.ts'
@@ -54,7 +54,10 @@ export type Marker = { readonly version: 1; readonly initialized: boolean }
 export function openLayout(wanted: string, options: { isDefault: boolean; explain: (text: string) => void }): Layout {
   const path = options.isDefault ? reachableDefault(wanted, options.explain) : wanted
   const existed = lstatSync(path, { throwIfNoEntry: false }) !== undefined
-  if (!existed) mkdirSync(path, { recursive: true, mode: 0o700 })
+  if (!existed) {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 }) // the account passes through these
+    mkdirSync(path, { mode: 0o700 })
+  }
   if (!existsSync(path)) throw refused(path, `${path} is a link to a directory that is gone: put that back, or remove the link.`)
   const root = realpathSync(path)
   const stats = lstatSync(root)
@@ -154,6 +157,11 @@ function socketDirectory(root: string, account: Account): string {
   if (fits) return natural
   const name = createHash('sha256').update(root).digest('hex').slice(0, 12)
   return join(tmpdir(), `beyond-pg-${account.uid}-${name}`)
+}
+
+/** When nothing runs any more: what lies outside of the data directory goes. */
+export function removeTemporarySockets({ root, sockets }: Layout): void {
+  if (!sockets.startsWith(join(root, '/'))) rmSync(sockets, { recursive: true, force: true })
 }
 
 /** Gives a tree to an account, without following links: the CDC service may run as another account than last time. */

@@ -44,6 +44,8 @@ export type ChildState =
 type Surroundings = { readonly runDirectory: string; readonly logger: Logger; readonly now?: () => number }
 
 const HURRY_MS = 5_000
+/** How often a long start, such as a crash recovery, is told about. */
+const PROGRESS_MS = 10_000
 
 export class SupervisedChild {
   readonly #spec: ChildSpec
@@ -133,7 +135,9 @@ export class SupervisedChild {
       () => true,
       () => false,
     )
+    const progress = setInterval(() => this.#logger.warn({ lastLine: process.lastLines.at(-1) }, 'still starting'), PROGRESS_MS)
     const isReady = await Promise.race([ready, process.exited.then(() => false)])
+    clearInterval(progress)
     if (isReady) {
       this.#state = { status: 'running', process, since: this.#now() }
       this.#logger.info({ childPid: process.pid }, 'ready')
