@@ -46,9 +46,12 @@ export function run(command, args, { env = process.env, cwd, signal, onStatus } 
 
     /** @param {number | null} code */
     function end(code) {
-      signal?.removeEventListener('abort', stop)
-      if (signal?.aborted) reject(interrupted(signal))
-      else resolve({ code: failed || (code ?? 1), stdout, output })
+      // The terminal tells the command and us at once, and the command's end may be seen first.
+      setTimeout(() => {
+        signal?.removeEventListener('abort', stop)
+        if (signal?.aborted) reject(interrupted(signal))
+        else resolve({ code: failed || (code ?? 1), stdout, output })
+      }, code === 0 || signal === undefined ? 0 : 100)
     }
   })
 }

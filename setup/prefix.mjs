@@ -27,6 +27,11 @@ const prefixStart = 'postgres-18-'
 /** What the download and the prefix take at most, in bytes. */
 const neededSpace = 700e6
 
+/** What comes along and is of no use here: half of the whole. */
+const unneeded = ['doc', 'man', 'locale', 'i18n', 'perl', 'perl5', 'info', 'lintian'].map((name) => `usr/share/${name}`)
+/** Where the archive's Postgres reads time zones, wherever Postgres itself is. */
+const timeZones = '/usr/share/zoneinfo/Etc/UTC'
+
 /** @param {string} prefix */
 export function programsOf(prefix) {
   return { bindir: join(prefix, 'usr/lib/postgresql/18/bin'), pgbouncer: join(prefix, 'usr/sbin/pgbouncer') }
@@ -65,6 +70,7 @@ export async function makePrefix(context) {
   mkdirSync(context.cache, { recursive: true })
   const cache = realpathSync(context.cache)
   requireSpace(cache)
+  if (!existsSync(timeZones)) throw new SetupFailure(`Postgres needs the machine's time zone data, which is missing (${timeZones}): install the package tzdata, and start again.`)
   removeOldPrefixes(cache)
 
   const prefix = join(cache, prefixStart + randomBytes(4).toString('hex'))
@@ -172,7 +178,7 @@ async function unpack({ progress, signal }, debs, prefix) {
     progress.detail(`unpacking, ${index + 1} of ${debs.length}`)
     await must('dpkg-deb', ['-x', deb, prefix], 'unpacking Postgres 18', signal)
   }
-  for (const path of ['usr/share/doc', 'usr/share/man']) rmSync(join(prefix, path), { recursive: true, force: true })
+  for (const path of unneeded) rmSync(join(prefix, path), { recursive: true, force: true })
   // Postgres runs as another account than the one that set it up.
   await must('chmod', ['-R', 'u+rwX,go+rX', prefix], 'unpacking Postgres 18', signal)
 }

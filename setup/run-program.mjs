@@ -27,8 +27,19 @@ export function runProgram(command, args, env, onError) {
   const seenByGroup = new Map()
   /** @type {import('node:child_process').ChildProcess | undefined} */
   let witness
-  const child = spawn(command, args, { stdio: 'inherit', env })
   let ended = false
+
+  // Before anything is started, lest a signal end us and not what we started.
+  for (const signal of signals) {
+    process.on(signal, () => {
+      setTimeout(() => {
+        const seen = seenByGroup.get(signal) ?? -Infinity
+        if (!ended && performance.now() - seen > same) child.kill(signal)
+      }, settle)
+    })
+  }
+
+  const child = spawn(command, args, { stdio: 'inherit', env })
 
   const watch = () => {
     // Ends by itself, with its input, when we are gone.
@@ -44,14 +55,6 @@ export function runProgram(command, args, env, onError) {
   }
   watch()
 
-  for (const signal of signals) {
-    process.on(signal, () => {
-      setTimeout(() => {
-        const seen = seenByGroup.get(signal) ?? -Infinity
-        if (!ended && performance.now() - seen > same) child.kill(signal)
-      }, settle)
-    })
-  }
   child.on('error', (error) => {
     ended = true
     witness?.kill()

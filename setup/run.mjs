@@ -14,24 +14,28 @@ if (!version || !atLeast(version, leastSetupNode)) {
 }
 
 const { ensure, root } = await import('./ensure.mjs')
-const { SetupFailure } = await import('./failure.mjs')
+const { exit, SetupFailure } = await import('./failure.mjs')
+const { interrupted } = await import('./command.mjs')
 
 // What root makes, other accounts must be able to use.
 if (process.getuid?.() === 0) process.umask(0o022)
 
 const interruption = new AbortController()
+let interruptedAt = 0
 /** @type {NodeJS.Signals[]} */
 const stopping = ['SIGINT', 'SIGTERM', 'SIGHUP']
 for (const signal of stopping) process.on(signal, interrupt)
 
 try {
   const ready = await ensure({ postgres: !packagesOnly, signal: interruption.signal })
-  for (const signal of stopping) process.off(signal, interrupt)
   if (program === undefined) {
+    for (const signal of stopping) process.off(signal, interrupt)
     process.stdout.write(`Node: ${ready.node}\nPostgres: ${ready.env.BEYOND_PG_BINDIR ?? 'not set up'}\nPgBouncer: ${ready.env.BEYOND_PGBOUNCER ?? 'not set up'}\n`)
   } else {
     const { runProgram } = await import('./run-program.mjs')
+    if (interruption.signal.aborted) throw interrupted(interruption.signal)
     runProgram(ready.node, [join(root, program), ...args], ready.env, (error) => fail(`${program} could not be started: ${error.message}`, 5))
+    for (const signal of stopping) process.off(signal, interrupt)
   }
 } catch (error) {
   if (!(error instanceof SetupFailure)) throw error
@@ -41,7 +45,9 @@ try {
 /** @param {string} signal */
 function interrupt(signal) {
   // The commands that run are told by us, or by the terminal; the second time nobody waits for them.
-  if (interruption.signal.aborted) process.exit(130)
+  // npm passes on what the terminal has told us already: what comes at once is no second time.
+  if (interruption.signal.aborted && performance.now() - interruptedAt > 1000) process.exit(exit.interrupted)
+  interruptedAt = interruption.signal.aborted ? interruptedAt : performance.now()
   interruption.abort(signal)
 }
 
