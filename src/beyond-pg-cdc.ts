@@ -54,7 +54,8 @@ function explain(failure: unknown): number {
   const facts = Object.fromEntries(Object.entries(error.facts).map(([name, value]) => [name, typeof value === 'bigint' ? String(value) : value]))
   if (argv.includes('--json')) stderr.write(`${JSON.stringify({ error: { code: error.code, message: error.message, ...facts } })}\n`)
   else stderr.write(`beyond-pg-cdc: ${error.message} [${error.code}]\n`)
-  if (error.code === 'INTERNAL' && !argv.includes('--json')) stderr.write(`${(failure as Error).stack ?? ''}\n`)
+  // A fault of ours needs more than a sentence.
+  if (!(failure instanceof BeyondError) && !argv.includes('--json')) stderr.write(`${(failure as Error).stack ?? ''}\n`)
   return error.exitCode
 }
 

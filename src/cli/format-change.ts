@@ -26,17 +26,19 @@ export function shownTime(transaction: Pick<TransactionInfo, 'time'>, utc: boole
 }
 
 const PLAIN_TEXT = /^[^\s'=→()][^\s'=→]*$/u
+/** Their texts have a space in it, which needs no quotes to be understood. */
+const TIMES = new Set(['timestamp', 'timestamptz'])
 
 function valueText(value: Value, column: Column, columns: number): string {
   const text = wholeText(value, column)
   return columns === Infinity ? text : fit(text, MAX_VALUE_COLUMNS)
 }
 
-function wholeText(value: Value, { oid }: Column): string {
+function wholeText(value: Value, { oid, type }: Column): string {
   if (value === null) return 'NULL'
   if (value === unchanged) return '(unchanged)'
   if (typeof value === 'number') return oid === FLOAT4_OID ? shortestFloat4(value) : Object.is(value, -0) ? '-0' : String(value)
-  if (typeof value === 'string') return PLAIN_TEXT.test(value) && value !== 'NULL' ? printable(value) : `'${printable(value)}'`
+  if (typeof value === 'string') return (PLAIN_TEXT.test(value) && value !== 'NULL') || TIMES.has(type) ? printable(value) : `'${printable(value)}'`
   return value instanceof Uint8Array ? hex(value) : String(value)
 }
 

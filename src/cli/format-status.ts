@@ -93,11 +93,11 @@ type TableColumn = { readonly title: string; readonly max: number; readonly righ
 
 const lsnOf = (position: Position | null): string => (position === null ? '-' : formatLsn(position.lsn))
 const columns: readonly TableColumn[] = [
-  { title: 'ID', max: 6, right: true, cell: ({ id, connected }) => (connected ? String(id) : '-') },
-  { title: 'CONSUMER', max: 14, cell: ({ consumer }) => consumer ?? '-' },
+  { title: 'ID', max: 4, right: true, cell: ({ id, connected }) => (connected ? String(id) : '-') },
+  { title: 'CONSUMER', max: 12, cell: ({ consumer }) => consumer ?? '-' },
   { title: 'CLIENT', max: 20, cell: ({ client, peer }) => (client === '' ? peer || 'away' : client) },
-  { title: 'ADDRESS', max: 15, cell: ({ address }) => (address === '' ? '-' : address) },
-  { title: 'ACKNOWLEDGED', max: 13, cell: ({ acknowledged, sent }) => lsnOf(acknowledged ?? sent) },
+  { title: 'ADDRESS', max: 21, cell: ({ address }) => (address === '' ? '-' : address) },
+  { title: 'ACKNOWLEDGED', max: 12, cell: ({ acknowledged, sent }) => lsnOf(acknowledged ?? sent) },
   { title: 'LAG', max: 9, right: true, cell: ({ lagBytes }) => shownBytes(lagBytes) },
   { title: 'TIME', max: 9, right: true, cell: ({ lagMs }) => shownDuration(Number(lagMs)) },
 ]

@@ -27,7 +27,7 @@ export function addServerOptions(command: Command): Command {
 /** `command`: what we call ourselves to the service, for its operator. */
 export async function connectOptions(flags: ServerFlags, command: string): Promise<ConnectOptions> {
   const { server, ca, cert, key, serverName } = flags
-  const client = `beyond-pg-cdc ${command}/${version}`
+  const client = `beyond-pg-${command}/${version}`
   const named = serverName === undefined ? { client } : { client, serverName }
   if (server !== undefined) {
     if (ca === undefined || cert === undefined || key === undefined)
@@ -36,4 +36,10 @@ export async function connectOptions(flags: ServerFlags, command: string): Promi
   }
   const box = await findLocalBox(flags.data)
   return { ...named, server: box.server, tls: { caFile: ca ?? box.caFile, certFile: cert ?? box.certFile, keyFile: key ?? box.keyFile } }
+}
+
+/** A box that is not running is the most likely reason why nothing answers where it should be. */
+export function explainUnreachable(error: unknown, flags: ServerFlags, server: string): unknown {
+  if (flags.server !== undefined || !(error instanceof BeyondError) || error.code !== 'UNREACHABLE') return error
+  return new BeyondError('UNREACHABLE', `The box in ${flags.data} does not answer at ${server}: start it with npm start.`, { cause: error, facts: { server } })
 }

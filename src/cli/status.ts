@@ -3,7 +3,7 @@ import { Command, Option } from 'commander'
 import { connect } from '../transport/client.ts'
 import { jsonStatus, statusText } from './format-status.ts'
 import { Output } from './output.ts'
-import { addServerOptions, connectOptions, type ServerFlags } from './server-options.ts'
+import { addServerOptions, connectOptions, explainUnreachable, type ServerFlags } from './server-options.ts'
 import type { Io } from './tail.ts'
 import { wantsColor, type ColorFlag } from './terminal.ts'
 
@@ -12,8 +12,11 @@ export function statusCommand(io: Io): Command {
     .option('--json', 'as JSON')
     .addOption(new Option('--color <when>', 'colours').choices(['auto', 'always', 'never']).default('auto'))
     .action(async (flags: ServerFlags & { readonly json?: true; readonly color: ColorFlag }) => {
-      await using client = connect(await connectOptions(flags, 'status'))
-      const status = await client.status({ signal: io.stop })
+      const options = await connectOptions(flags, 'status')
+      await using client = connect(options)
+      const status = await client.status({ signal: io.stop }).catch((error: unknown) => {
+        throw explainUnreachable(error, flags, options.server)
+      })
       const text = flags.json ? `${jsonStatus(status)}\n` : statusText(status, Date.now(), wantsColor(flags.color, io.stdout, io.env))
       await new Output(io.stdout).write(text)
     })

@@ -8,7 +8,7 @@ import { ChangeFormatter, shownTime } from './format-change.ts'
 import { jsonLine } from './format-json.ts'
 import { Output } from './output.ts'
 import { PositionSaver, readPositionFile } from './position-file.ts'
-import { addServerOptions, connectOptions, type ServerFlags } from './server-options.ts'
+import { addServerOptions, connectOptions, explainUnreachable, type ServerFlags } from './server-options.ts'
 import { renderLine, wantsColor, type ColorFlag } from './terminal.ts'
 
 /** What a command needs of its process. */
@@ -146,6 +146,8 @@ async function tail(flags: TailFlags, io: Io): Promise<void> {
       await saver?.reached(() => ({ position: at, checkpoints: changes.checkpoints }))
       if (done.signal.aborted) break
     }
+  } catch (error) {
+    throw notices.hasStreamed ? error : explainUnreachable(error, flags, options.server)
   } finally {
     await saver?.flush()
   }
@@ -174,6 +176,7 @@ class Notices {
   readonly #io: Io
   readonly #server: string
   #lost = false
+  hasStreamed = false
 
   constructor(flags: TailFlags, io: Io, server: string) {
     this.#flags = flags
@@ -183,6 +186,7 @@ class Notices {
 
   onState(state: SubscriptionState, position: string | undefined): void {
     if (state.status === 'streaming') {
+      this.hasStreamed = true
       const { database, start } = state.welcome
       const after = formatLsn(start.lsn)
       if (!state.resumed) this.#say(`streaming ${database} from ${this.#server}, after ${after}`, { status: 'streaming', database, start: after })
