@@ -175,7 +175,7 @@ if (import.meta.main) {
     rounds: Number(values.rounds),
     seed,
     writers: Number(values.writers),
-    onRound: (round, fault, moment) => console.log(`round ${round}: ${fault} after ${moment} ms`),
+    onRound: (round, fault, moment) => console.log(`${(performance.now() / 1000).toFixed(1)} round ${round}: ${fault} after ${moment} ms`),
   })
   console.log(JSON.stringify(result))
 }
