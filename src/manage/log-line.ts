@@ -46,6 +46,11 @@ function levelOf(number: unknown): Level {
   return number >= 30 ? 'info' : 'debug'
 }
 
+/** Whether a program's words mean that the disk, or the quota, is full. Postgres tells a short write in words of its own. */
+export function tellsDiskFull(lines: readonly string[]): boolean {
+  return lines.some((line) => /No space left on device|Disk quota exceeded|Check free disk space|wrote only \d+ of \d+ bytes/.test(line))
+}
+
 /** Cuts a stream of text into lines; a line without an end is handed out in pieces, so memory stays bounded. */
 export class LineSplitter {
   readonly #emit: (line: string) => void

@@ -9,6 +9,7 @@ import { BeyondError } from '../errors.ts'
 import { syncDirectory, writeFileAtomic } from './atomic-file.ts'
 import { ChildProcess, describeExit } from './child-process.ts'
 import { type Layout, readMarker, writeMarker } from './layout.ts'
+import { tellsDiskFull } from './log-line.ts'
 import { POSTGRES_MAJOR } from './programs.ts'
 import { scramVerifier } from './scram.ts'
 
@@ -99,7 +100,7 @@ async function initialize({ layout, initdb, environment, adminPassword, logger, 
     rmSync(unfinished, { recursive: true, force: true })
     signal.throwIfAborted()
     const lines = process.lastLines
-    if (lines.some((line) => line.includes('No space left on device'))) {
+    if (tellsDiskFull(lines)) {
       throw new BeyondError('DISK_FULL', `The disk is full while making ${layout.postgres}: make room and start again.`)
     }
     const why = lines.findLast((line) => /error|fatal/i.test(line)) ?? lines.at(-1) ?? ''

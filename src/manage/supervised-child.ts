@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { BeyondError } from '../errors.ts'
 import { ChildProcess, type Command, describeExit, type Exit } from './child-process.ts'
-import type { LogLine } from './log-line.ts'
+import { type LogLine, tellsDiskFull } from './log-line.ts'
 import { afterExit, noRestarts, type RestartHistory } from './restart-policy.ts'
 
 export type StopStep = { readonly signal: NodeJS.Signals; readonly withinMs: number }
@@ -193,7 +193,7 @@ function failure(name: string, exit: Exit, lines: readonly LogLine[]): BeyondErr
   const texts = lines.map((line) => line.text)
   const why = texts.slice(-3).join(' / ')
   const facts = { exitCode: exit.code, signal: exit.signal }
-  if (texts.some((text) => text.includes('No space left on device'))) {
+  if (tellsDiskFull(texts)) {
     return new BeyondError('DISK_FULL', `The disk is full, so ${name} ended: make room and start again.`, { facts })
   }
   if (exit.failure) return new BeyondError('CHILD_FAILED', `${name} could not be started: ${exit.failure.message}.`, { cause: exit.failure, facts })

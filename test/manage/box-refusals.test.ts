@@ -1,5 +1,6 @@
 /** What keeps a box from starting: one sentence with what to do, exit code 5 or 2, and nothing touched. */
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -94,6 +95,19 @@ test('owners and folders that the account of Postgres can not use', { skip: !isR
   chownSync(foreign, 12_345, 12_345)
   await refusal(startArguments(foreign, ports), { code: 5, sentence: /foreign belongs to another account \(uid 12345\)/ })
   chmodSync(join(folder, 'closed'), 0o755)
+})
+
+test('a full disk, and what was begun on it is removed', { skip: !isRoot && 'needs root' }, async (t) => {
+  const disk = join(temporaryFolder(t), 'disk')
+  mkdirSync(disk)
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=20m,mode=755', 'tmpfs', disk]).status === 0
+  if (!mounted) return t.skip('can not mount here')
+  try {
+    await refusal(startArguments(join(disk, 'box'), await freePorts()), { code: 5, sentence: /The disk is full while making .*postgres: make room and start again/ })
+    assert.ok(!existsSync(join(disk, 'box/postgres')) && !existsSync(join(disk, 'box/postgres.unfinished')))
+  } finally {
+    spawnSync('umount', [disk])
+  }
 })
 
 test('programs and arguments that will not do', async (t) => {
