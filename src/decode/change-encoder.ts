@@ -123,15 +123,11 @@ export class ChangeEncoder {
       this.#hasher = (this.#hasher ?? createHash('sha256')).update(unhashed)
     }
     const filled = writer.bytes
-    let bytes: Buffer
-    if (end > filled.length / 4) {
-      bytes = filled.subarray(CHAIN_BYTES, end)
-      this.#writer = new AvroWriter(Math.min(MAX_CAPACITY, Math.max(MIN_CAPACITY, roundUp(end + end / 4))))
-    } else {
-      // A small batch would hold a large buffer for as long as someone keeps it: it gets a buffer of its own size.
-      bytes = Buffer.allocUnsafeSlow(end - CHAIN_BYTES)
-      filled.copy(bytes, 0, CHAIN_BYTES, end)
-    }
+    const large = end > filled.length / 4
+    // A small batch would hold a large buffer for as long as someone keeps it: it gets a buffer of its own size.
+    const bytes = large ? filled.subarray(CHAIN_BYTES, end) : Buffer.allocUnsafeSlow(end - CHAIN_BYTES)
+    if (!large) filled.copy(bytes, 0, CHAIN_BYTES, end)
+    if (large || filled.length > MAX_CAPACITY) this.#writer = new AvroWriter(Math.min(MAX_CAPACITY, Math.max(MIN_CAPACITY, roundUp(end + end / 4))))
     // Inside a transaction the hasher has the chain bytes already, and what stands here is never read.
     filled.copy(this.#writer.bytes, 0, end - CHAIN_BYTES, end)
     this.#writer.position = CHAIN_BYTES

@@ -2,6 +2,7 @@
  * TupleData of pgoutput (text format) → Avro record, bytes to bytes: no object, string or view per row or column.
  * Source: https://www.postgresql.org/docs/18/protocol-logicalrep-message-formats.html#PROTOCOL-LOGICALREP-MESSAGE-FORMATS-TUPLEDATA
  */
+import { MAX_SERVER_FRAME_BYTES } from '../transport/frame.ts'
 import { parseDate, parseTimestamp, plainDateDays, plainTimestampMicros } from '../transport/postgres-time.ts'
 import { putBytes, putLong, putLongLimbs, type AvroWriter } from './avro-writer.ts'
 import { putDouble, putFloat } from './float-text.ts'
@@ -14,6 +15,9 @@ const branch = { null: 0, value: 2, text: 4, unchanged: 4 } as const
 
 /** The most that encoding adds to a column: a one-digit int8 of 6 bytes becomes a branch and a varint, a one-digit float8 9 bytes. */
 export const SLACK_PER_COLUMN = 8
+
+/** Where filling in would make a frame longer than clients accept, a value stays marked as unchanged. */
+const MAX_FILLED_BYTES = MAX_SERVER_FRAME_BYTES - 64 * 1024
 
 /**
  * Encodes the tuple whose column count stands at `at`, and answers the offset after it. The writer must have room for the length of
@@ -32,6 +36,7 @@ export function transcodeTuple(message: Buffer, at: number, kinds: Uint8Array, w
   let to = writer.position
   let oldColumn = 0
   let oldAt = old + 2
+  let filled = 0
 
   for (let column = 0; column < columns; column++) {
     const kind = kinds[column]
@@ -51,11 +56,13 @@ export function transcodeTuple(message: Buffer, at: number, kinds: Uint8Array, w
 
     if (tag === valueTag.unchanged && old >= 0) {
       for (; oldColumn < column; oldColumn++) oldAt = afterValue(message, oldAt)
+      const oldEnd = afterValue(message, oldAt)
       // A partition whose own identity is less than FULL sends null here for what it does not know.
-      if (message[oldAt] === valueTag.text) {
+      if (message[oldAt] === valueTag.text && size + filled + oldEnd - oldAt <= MAX_FILLED_BYTES) {
         tag = valueTag.text
         start = oldAt + 5
-        end = afterValue(message, oldAt)
+        end = oldEnd
+        filled += oldEnd - oldAt
         writer.position = to
         writer.ensure(end - start + (size - at) + (columns - column) * SLACK_PER_COLUMN)
         out = writer.bytes
@@ -113,15 +120,7 @@ export function transcodeTuple(message: Buffer, at: number, kinds: Uint8Array, w
   return at
 }
 
-/** Offset after the tuple whose column count stands at `at`, its values unread but their bounds checked. */
-export function skipTuple(message: Buffer, at: number): number {
-  if (at + 2 > message.length) endsEarly()
-  const columns = (message[at] << 8) | message[at + 1]
-  at += 2
-  for (let column = 0; column < columns; column++) at = afterValue(message, at)
-  return at
-}
-
+/** Offset after the value whose tag stands at `at`. */
 function afterValue(message: Buffer, at: number): number {
   if (at >= message.length) endsEarly()
   if (message[at] !== valueTag.text) return at + 1

@@ -145,7 +145,7 @@ test('any stream comes out as the slow decoder has it, however it is cut into ba
         whole.transactions.map(({ lsn, endLsn, xid, time, changes }) => ({ lsn, endLsn, xid, time, changes })),
       )
     }),
-    { numRuns: 300 },
+    { numRuns: 200 },
   )
 })
 
@@ -272,7 +272,7 @@ test('cut and mutated messages are refused or taken, and never anything else', (
         assert.ok(error instanceof BeyondError && error.code === 'BAD_REPLICATION_DATA', String(error))
       }
     }),
-    { numRuns: 3000 },
+    { numRuns: 2000 },
   )
   // Every cut of every message.
   const encoder = new ChangeEncoder(ZERO)

@@ -7,20 +7,24 @@ import { after, before, test } from 'node:test'
 import type pg from 'pg'
 import { ChangeEncoder } from '../../src/decode/change-encoder.ts'
 import { formatDate, formatTimestamp } from '../../src/transport/postgres-time.ts'
-import { peekMessages, ThrowawayPostgres } from '../fixtures/pg18/throwaway-postgres.ts'
+import { peekMessages, quietServer } from '../fixtures/pg18/peek-messages.ts'
+import { startPostgres, type TestPostgres } from '../support/postgres.ts'
 import { decodeFrames, SchemaSet } from './decoded-batch.ts'
 
 const seed = Number(process.env['BEYOND_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
-let postgres: ThrowawayPostgres
+let postgres: TestPostgres
 let client: pg.Client
 let slots = 0
 
 before(async () => {
-  postgres = await ThrowawayPostgres.start()
-  client = await postgres.connect()
+  postgres = await startPostgres(quietServer)
+  client = await postgres.client()
   await client.query("SET intervalstyle = postgres; SET lc_monetary = 'C'; CREATE EXTENSION hstore; CREATE PUBLICATION everything FOR ALL TABLES")
 })
-after(() => postgres[Symbol.asyncDispose]())
+after(async () => {
+  await client?.end()
+  await postgres?.[Symbol.asyncDispose]()
+})
 
 type Row = Readonly<Record<string, unknown>>
 type Change = { readonly namespace: string; readonly op: string; readonly before: Row | null; readonly after: Row | null }
