@@ -229,8 +229,10 @@ function begin(options: CdcServiceOptions, logger: Logger): Promise<Manifest> {
     // A slot that is there without a log was made by a start that was cut short, or its log is gone: either way its
     // confirmed position is where the new history begins.
     if (server.slot?.active) throw new BeyondError('SLOT_ACTIVE', `Another connection reads the slot ${slot}.`)
-    const genesis = server.slot?.confirmed ?? (await createSlot(client, slot))
-    if (server.slot?.lost !== undefined) throw new BeyondError('SLOT_LOST', `Postgres has invalidated the slot ${slot} (${server.slot.lost}): start with --new-history.`)
+    // One that Postgres has invalidated gives nothing any more.
+    const usable = server.slot?.lost === undefined ? server.slot : undefined
+    if (!usable) await dropSlot(client, slot)
+    const genesis = usable?.confirmed ?? (await createSlot(client, slot))
     await mkdir(directory, { recursive: true, mode: 0o700 })
     const manifest = newManifest({ systemId: server.systemId, database: postgres.database, slot, publication, genesis }, new Date())
     await writeManifest(directory, manifest)
