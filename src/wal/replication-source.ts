@@ -4,15 +4,18 @@
  * watchdog; knows nothing of what the messages mean.
  * Source: https://www.postgresql.org/docs/18/protocol-replication.html
  *
- * pg-logical-replication has the session. Its own acknowledgement is off (`timeoutSeconds: 0`): with it on, it confirms
+ * pg-logical-replication has the session; the CopyData messages are taken out of the stream before its parser. Its own acknowledgement is off (`timeoutSeconds: 0`): with it on, it confirms
  * what was merely received. Backpressure is the socket's: pausing it lets the walsender block.
  */
+import { Socket } from 'node:net'
 import { LogicalReplicationService } from 'pg-logical-replication'
 import type { Client } from 'pg'
 import { Observable } from 'rxjs'
 import { BeyondError } from '../errors.ts'
 import { fromPostgres, type PostgresAddress } from './postgres.ts'
-import { formatLsn, lsnFromServer, LSN_ZERO, maxLsn, type Lsn } from './lsn.ts'
+import { ReadPace } from './read-pace.ts'
+import { CopyDataReader } from './copy-data.ts'
+import { formatLsn, LSN_ZERO, maxLsn, toLsn, type Lsn } from './lsn.ts'
 
 export type SourceOptions = {
   readonly postgres: PostgresAddress
@@ -25,7 +28,7 @@ export type SourceOptions = {
 }
 
 export type SourceBatch = {
-  /** pgoutput messages, in order; valid until the batch has been handled. */
+  /** pgoutput messages, in order: views that are valid during the call of `next`. */
   readonly messages: readonly Buffer[]
   readonly bytes: number
   /** Postgres has sent everything up to here; set when the last thing in the batch is a keepalive. */
@@ -49,19 +52,15 @@ const CONFIRM_INTERVAL_MS = 50
 const STATUS_INTERVAL_MS = 5_000
 /** The server sends a keepalive at half of wal_sender_timeout; twice the timeout of silence is a dead connection. */
 const SILENCE_MS = 120_000
-/**
- * Under load the walsender writes message by message and each read would bring two or three. Letting data gather in the
- * socket for a moment makes reads large; at rest nothing is delayed.
- */
-const GATHER_ABOVE_BYTES = 4 * 1024
+/** What one read may bring. A Unix socket holds some 200 KB. */
+const READ_BYTES = 256 * 1024
+/** How long data gathers in the socket under load. At this pace a walsender at its fastest does not fill the socket. */
 const GATHER_MS = 1
 
-/** Hands the bytes on. The shape is the library's plugin, whose base class it does not export. */
-class RawPlugin {
+/** Starts the stream. The shape is the library's plugin, whose base class it does not export. */
+class StartPlugin {
   readonly name = 'pgoutput'
   readonly options: { readonly publication: string }
-  messages: Buffer[] = []
-  bytes = 0
 
   constructor(publication: string) {
     this.options = { publication }
@@ -73,31 +72,58 @@ class RawPlugin {
     return client.query(sql)
   }
 
-  parse(message: Buffer): void {
-    this.messages.push(message)
-    this.bytes += message.length
-  }
+  /** CopyData does not come this way. */
+  parse(): void {}
 }
 
-/** The parts of pg's connection that are used here; its types leave them out. */
-type Wire = { stream: NodeJS.ReadableStream & { destroy(): void } }
+/** First byte of what a CopyData message holds. */
+const copied = { xLogData: 0x77, keepalive: 0x6b } as const
+/** XLogData: its type, start and end of WAL, time. */
+const XLOG_DATA_HEADER_BYTES = 25
+/** Its type, end of WAL, time, whether an answer is asked for. */
+const KEEPALIVE_BYTES = 18
 
 /** Emits batches; errors with POSTGRES_UNAVAILABLE, SLOT_ACTIVE, SLOT_LOST or POSTGRES_REFUSED. Never completes by itself. */
 export function replicationSource(options: SourceOptions, onStart: (control: SourceControl) => void): Observable<SourceBatch> {
   return new Observable((subscriber) => {
-    const plugin = new RawPlugin(options.publication)
+    let messages: Buffer[] = []
+    let bytes = 0
+    const cutter = new CopyDataReader({
+      copyData: (payload) => {
+        if (payload[0] === copied.xLogData) {
+          messages.push(payload.subarray(XLOG_DATA_HEADER_BYTES))
+          bytes += payload.length
+          idleAt = undefined
+        } else if (payload[0] === copied.keepalive && payload.length >= KEEPALIVE_BYTES) {
+          idleAt = toLsn(payload.readBigUInt64BE(1))
+          if (payload[KEEPALIVE_BYTES - 1] === 1) sendStatus()
+        }
+      },
+      // The session is the library's. It may keep what it gets.
+      other: (message) => stream.emit('data', Buffer.from(message)),
+    })
+    // A socket that reads into one buffer of ours: it stops reading when it is paused, and takes no memory for each read.
+    const stream = new Socket({
+      onread: {
+        buffer: Buffer.allocUnsafeSlow(READ_BYTES),
+        callback: (length, buffer) => {
+          endOfRead((buffer as Buffer).subarray(0, length))
+          return true
+        },
+      },
+    })
     const { socketDirectory, port, user, password, database } = options.postgres
     const service = new LogicalReplicationService(
-      { host: socketDirectory, port, user, password, database, application_name: 'beyond-pg-cdc', options: PINNED, connectionTimeoutMillis: 10_000 },
+      { stream: () => stream, host: socketDirectory, port, user, password, database, application_name: 'beyond-pg-cdc', options: PINNED, connectionTimeoutMillis: 10_000 },
       { acknowledge: { auto: false, timeoutSeconds: 0 }, flowControl: { enabled: false } },
     )
-    let stream: Wire['stream'] | undefined
     let { confirmed } = options
     let sent = confirmed
     let sentAt = 0
     let heardAt = performance.now()
     let idleAt: Lsn | undefined
     let held = false
+    const pace = new ReadPace()
     let gathering: NodeJS.Timeout | undefined
 
     const sendStatus = () => {
@@ -120,11 +146,11 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
       },
       pause: () => {
         held = true
-        stream?.pause()
+        stream.pause()
       },
       resume: () => {
         held = false
-        if (!gathering) stream?.resume()
+        if (!gathering) stream.resume()
       },
     }
 
@@ -132,39 +158,34 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
       if (!subscriber.closed) subscriber.error(fromPostgres(error, `reading slot ${options.slot}`))
     }
 
-    /** Called after each read of the socket, when the library has cut it into messages. */
-    const endOfRead = () => {
+    const endOfRead = (chunk: Buffer) => {
       heardAt = performance.now()
-      if (plugin.messages.length === 0 && idleAt === undefined) return
-      const batch: SourceBatch = { messages: plugin.messages, bytes: plugin.bytes, idleAt }
-      plugin.messages = []
-      plugin.bytes = 0
+      try {
+        cutter.push(chunk)
+      } catch (error) {
+        return fail(error)
+      }
+      if (subscriber.closed || (messages.length === 0 && idleAt === undefined)) return
+      const batch: SourceBatch = { messages, bytes, idleAt }
+      messages = []
+      bytes = 0
       idleAt = undefined
       subscriber.next(batch)
-      if (batch.bytes > GATHER_ABOVE_BYTES && !gathering && !subscriber.closed) {
-        stream?.pause()
+      if (pace.gatherAfter(batch.bytes, heardAt) && !gathering && !subscriber.closed) {
+        stream.pause()
         gathering = setTimeout(() => {
           gathering = undefined
-          if (!held) stream?.resume()
+          if (!held) stream.resume()
         }, GATHER_MS)
       }
     }
 
-    service.on('data', () => {
-      idleAt = undefined
-    })
-    service.on('heartbeat', (lsn: string, _time: number, replyRequested: boolean) => {
-      idleAt = lsnFromServer(lsn)
-      if (replyRequested) sendStatus()
-    })
     service.on('error', fail)
     service.on('start', () => {
-      stream = (service as unknown as { _connection: Wire })._connection.stream
-      stream.on('data', endOfRead)
       if (held) stream.pause()
       onStart(control)
     })
-    service.subscribe(plugin, options.slot, formatLsn(options.start)).then(
+    service.subscribe(new StartPlugin(options.publication), options.slot, formatLsn(options.start)).then(
       () => fail(new BeyondError('POSTGRES_UNAVAILABLE', `Postgres ended the stream of slot ${options.slot}.`)),
       fail,
     )
@@ -176,9 +197,8 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
       service.removeAllListeners()
       service.on('error', () => {})
       // A paused socket would never see the end of the connection.
-      stream?.removeListener('data', endOfRead)
-      stream?.resume()
-      void service.stop().catch(() => stream?.destroy())
+      stream.resume()
+      void service.stop().catch(() => stream.destroy())
     }
   })
 }
