@@ -24,12 +24,6 @@ export type Search =
   /** The position is newer than all that is durable. */
   | { readonly found: 'ahead' }
 
-/**
- * Backends take their commit time a moment before their commit record gets its place in the WAL, so commit times are a
- * little out of order. Searches look back this far. Microseconds.
- */
-const TIME_DISORDER_MICROS = 1_000_000n
-
 const position = ({ lsn, chain }: { lsn: Lsn; chain: Uint8Array }): Position => ({ lsn, chain })
 const sameChain = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
 
@@ -69,15 +63,14 @@ export async function lastShared(log: ChangeLog, candidates: readonly Position[]
  */
 export async function findTime(log: ChangeLog, micros: bigint): Promise<Place> {
   const end = endOf(log)
-  const from = micros - TIME_DISORDER_MICROS
-  if (log.head.time < from) return end
-  // Times in headers are the latest so far, hence in order.
-  const late = log.segments.findIndex(({ base }) => base.time >= from)
+  if (log.head.time < micros) return end
+  // Commit times are a little out of order; in headers they are the latest so far, hence in order.
+  const late = log.segments.findIndex(({ base }) => base.time >= micros)
   for (const segment of log.segments.slice(Math.max(0, (late === -1 ? log.segments.length : late) - 1))) {
-    const found = await search(log, segment, ({ before }) => before.time < from, async ({ header, start }, walk, entered) => {
+    const found = await search(log, segment, ({ before }) => before.time < micros, async ({ header, start }, walk, entered) => {
       // A block that only goes on with, or ends, an open transaction begins none.
       const begins = !header.beginsInside || header.transactions > 1 || (header.transactions === 1 && header.endsInside)
-      if (!begins || (!header.endsInside && header.time < from)) return undefined
+      if (!begins || (!header.endsInside && header.time < micros)) return undefined
       let before = position(entered)
       let place: Place | undefined
       await walk({
