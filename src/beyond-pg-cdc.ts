@@ -1,9 +1,7 @@
 #!/usr/bin/env node
 /** `beyond-pg-cdc`: the change data capture service beside a primary, and its subscriber's commands. */
 import { Command, CommanderError } from 'commander'
-import { serveCommand } from './cli/serve.ts'
-import { statusCommand } from './cli/status.ts'
-import { tailCommand, type Io } from './cli/tail.ts'
+import type { Io } from './cli/tail.ts'
 import { BeyondError, exit, fromSystem } from './errors.ts'
 import { version } from './version.ts'
 
@@ -43,7 +41,15 @@ const program = new Command('beyond-pg-cdc')
   .version(version)
   .exitOverride()
   .showHelpAfterError('(--help shows all options)')
-for (const command of [serveCommand(), tailCommand(io), statusCommand(io)]) program.addCommand(command.copyInheritedSettings(program))
+
+/** Loaded when it is needed: a subscriber's command should not wait for a service to be loaded. */
+const commands: Record<string, () => Promise<Command>> = {
+  serve: async () => (await import('./cli/serve.ts')).serveCommand(),
+  tail: async () => (await import('./cli/tail.ts')).tailCommand(io),
+  status: async () => (await import('./cli/status.ts')).statusCommand(io),
+}
+const wanted = argv[2] !== undefined && Object.hasOwn(commands, argv[2]) ? [argv[2]] : Object.keys(commands)
+for (const name of wanted) program.addCommand((await commands[name]()).copyInheritedSettings(program))
 
 /** Says what went wrong in one sentence, or as JSON; answers the exit code. */
 function explain(failure: unknown): number {
