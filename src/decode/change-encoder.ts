@@ -127,7 +127,7 @@ export class ChangeEncoder {
     // A small batch would hold a large buffer for as long as someone keeps it: it gets a buffer of its own size.
     const bytes = large ? filled.subarray(CHAIN_BYTES, end) : Buffer.allocUnsafeSlow(end - CHAIN_BYTES)
     if (!large) filled.copy(bytes, 0, CHAIN_BYTES, end)
-    if (large || filled.length > MAX_CAPACITY) this.#writer = new AvroWriter(Math.min(MAX_CAPACITY, Math.max(MIN_CAPACITY, roundUp(end + end / 4))))
+    if (large || filled.length > MAX_CAPACITY) this.#writer = new AvroWriter(capacityAfter(end))
     // Inside a transaction the hasher has the chain bytes already, and what stands here is never read.
     filled.copy(this.#writer.bytes, 0, end - CHAIN_BYTES, end)
     this.#writer.position = CHAIN_BYTES
@@ -378,4 +378,5 @@ export class ChangeEncoder {
   }
 }
 
-const roundUp = (bytes: number): number => 2 ** Math.ceil(Math.log2(bytes))
+/** The next batch will need about what the last one did: a power of two with some room. */
+const capacityAfter = (bytes: number): number => Math.min(MAX_CAPACITY, Math.max(MIN_CAPACITY, 2 ** Math.ceil(Math.log2(bytes * 1.25))))

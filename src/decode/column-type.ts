@@ -65,7 +65,9 @@ const builtInTypes = `
   6153 _tstzmultirange 6155 _datemultirange 6157 _int8multirange
 `
 
-const builtInNames: ReadonlyMap<number, string> = new Map([...builtInTypes.matchAll(/(\d+) (\S+)/g)].map(([, oid, name]) => [Number(oid), name]))
+const builtInNames: ReadonlyMap<number, string> = new Map(
+  [...builtInTypes.matchAll(/(\d+) (\S+)/g)].map(([, oid, name]) => [Number(oid), name]),
+)
 
 /** As in pg_type.typname: `int8`, `_text`. */
 export const builtInTypeName = (typeOid: number): string | undefined => builtInNames.get(typeOid)

@@ -33,8 +33,10 @@ export function canonicalForm(schema: AvroSchema, namespace = ''): string {
     parts.push(`"name":${JSON.stringify(name)}`)
   }
   parts.push(`"type":${JSON.stringify(type)}`)
-  if (schema.fields)
-    parts.push(`"fields":[${schema.fields.map((field) => `{"name":${JSON.stringify(field.name)},"type":${canonicalForm(field.type, inner)}}`).join(',')}]`)
+  if (schema.fields) {
+    const fields = schema.fields.map((field) => `{"name":${JSON.stringify(field.name)},"type":${canonicalForm(field.type, inner)}}`)
+    parts.push(`"fields":[${fields.join(',')}]`)
+  }
   if (schema.symbols) parts.push(`"symbols":${JSON.stringify(schema.symbols)}`)
   if (schema.items !== undefined) parts.push(`"items":${canonicalForm(schema.items, inner)}`)
   if (schema.values !== undefined) parts.push(`"values":${canonicalForm(schema.values, inner)}`)

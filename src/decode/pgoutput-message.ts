@@ -233,7 +233,8 @@ function relation(cursor: Cursor): Relation {
   const schema = namespace(cursor.text())
   const table = cursor.text()
   const identity = String.fromCharCode(cursor.u8())
-  const replicaIdentity = replicaIdentities[identity] ?? malformed(`Relation ${schema}.${table} has an unknown replica identity '${identity}'.`)
+  const replicaIdentity =
+    replicaIdentities[identity] ?? malformed(`Relation ${schema}.${table} has an unknown replica identity '${identity}'.`)
   const count = cursor.u16()
   // A column takes ten bytes at least.
   if (count * 10 > cursor.remaining) malformed(`Relation ${schema}.${table} announces ${count} columns in ${cursor.remaining} bytes.`)

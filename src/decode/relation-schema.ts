@@ -31,7 +31,9 @@ export function schemaOf(relation: RelationDescriptor): AvroObject {
   const names = fieldNames(columns.map((column) => column.name))
   const unchanged = unchangedSchema()
   const fields = (selected: (column: ColumnDescriptor) => boolean, last: () => readonly AvroSchema[]) =>
-    columns.flatMap((column, index) => (selected(column) ? [{ name: names[index], type: union(kindOf(column.oid), last), pg: column }] : []))
+    columns.flatMap((column, index) => {
+      return selected(column) ? [{ name: names[index], type: union(kindOf(column.oid), last), pg: column }] : []
+    })
   const key = (): AvroSchema => ({ type: 'record', name: 'Key', fields: fields((column) => column.key, () => []) })
   const row = (): AvroSchema => ({ type: 'record', name: 'Row', fields: fields(() => true, () => [unchanged()]) })
   const full = replicaIdentity === 'full'
@@ -54,7 +56,8 @@ export function schemaOf(relation: RelationDescriptor): AvroObject {
  * next session, so that a name would make the bytes depend on when the slot was last connected to.
  */
 function digestOf({ schema, table, oid, replicaIdentity, columns }: RelationDescriptor): string {
-  const ordered = { schema, table, oid, replicaIdentity, columns: columns.map(({ name, oid: typeOid, typmod, key }) => ({ name, oid: typeOid, typmod, key })) }
+  const ofColumns = columns.map(({ name, oid: typeOid, typmod, key }) => ({ name, oid: typeOid, typmod, key }))
+  const ordered = { schema, table, oid, replicaIdentity, columns: ofColumns }
   return createHash('sha256').update(JSON.stringify(ordered)).digest('hex').slice(0, 16)
 }
 

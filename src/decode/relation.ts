@@ -54,7 +54,7 @@ export class RelationCache {
       table: relation.table,
       oid: relation.oid,
       replicaIdentity: relation.replicaIdentity,
-      columns: relation.columns.map(({ name, typeOid, typmod, key }) => ({ name, type: this.#typeName(typeOid), oid: typeOid, typmod, key })),
+      columns: relation.columns.map(({ name, typeOid: oid, typmod, key }) => ({ name, type: this.#typeName(oid), oid, typmod, key })),
     })
     const known = this.#versions.get(relation.oid | 0)
     if (known?.fingerprint === version.fingerprint) return undefined

@@ -30,7 +30,8 @@ export function transcodeTuple(message: Buffer, at: number, kinds: Uint8Array, w
   const columns = kinds.length
   const size = message.length
   if (at + 2 > size) endsEarly()
-  if (((message[at] << 8) | message[at + 1]) !== columns) malformed(`A tuple holds another number of columns than its relation, ${columns}.`)
+  if (((message[at] << 8) | message[at + 1]) !== columns)
+    malformed(`A tuple holds another number of columns than its relation, which has ${columns}.`)
   at += 2
   let out = writer.bytes
   let to = writer.position
@@ -237,5 +238,5 @@ function endsEarly(): never {
 }
 
 function badValue(expected: string): never {
-  return malformed(`Postgres sent a value that is no ${expected}: are the session's settings (DateStyle, TimeZone, bytea_output) as we set them?`)
+  return malformed(`Postgres sent a value that is no ${expected}: the session's DateStyle, TimeZone or bytea_output is not what we set.`)
 }

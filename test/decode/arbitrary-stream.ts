@@ -8,8 +8,10 @@ import * as pgoutput from './pgoutput-builder.ts'
 const int = (bits: bigint) => fc.bigInt({ min: -(2n ** (bits - 1n)), max: 2n ** (bits - 1n) - 1n })
 /** Small and large numbers alike. */
 const sized = (bits: bigint) => fc.tuple(int(bits), fc.bigInt({ min: 0n, max: bits - 1n })).map(([value, shift]) => String(value >> shift))
-const micros = fc.oneof(fc.bigInt({ min: -210_866_803_200_000_000n, max: 9_224_318_015_999_999_999n }), fc.bigInt({ min: 0n, max: 4_000_000_000_000_000n }))
-const timestamp = (zone: boolean) => fc.oneof({ weight: 9, arbitrary: micros.map((value) => formatTimestamp(value, zone)) }, fc.constantFrom('infinity', '-infinity'))
+const micros = fc.oneof(fc.bigInt({ min: -210_866_803_200_000_000n, max: 9_224_318_015_999_999_999n }), fc.bigInt({ min: 0n,
+  max: 4_000_000_000_000_000n }))
+const timestamp = (zone: boolean) => fc.oneof({ weight: 9, arbitrary: micros.map((value) => formatTimestamp(value, zone)) },
+  fc.constantFrom('infinity', '-infinity'))
 const floatText = (value: number): string => (Object.is(value, -0) ? '-0' : String(value))
 const anyText = fc.oneof(fc.string({ unit: 'binary', maxLength: 40 }), fc.string({ unit: 'grapheme', minLength: 60, maxLength: 200 }))
 
@@ -30,7 +32,8 @@ function textOf(typeOid: number): fc.Arbitrary<string> {
     case valueKind.uuid:
       return fc.uuid()
     case valueKind.date:
-      return fc.oneof({ weight: 9, arbitrary: fc.integer({ min: -2_440_588, max: 2_145_042_905 }).map(formatDate) }, fc.constantFrom('infinity', '-infinity'))
+      return fc.oneof({ weight: 9, arbitrary: fc.integer({ min: -2_440_588, max: 2_145_042_905 }).map(formatDate) },
+        fc.constantFrom('infinity', '-infinity'))
     case valueKind.timestamp:
       return timestamp(false)
     case valueKind.timestamptz:
@@ -49,7 +52,8 @@ const table = (oid: number): fc.Arbitrary<Table> =>
     oid: fc.constant(oid),
     identity: fc.constantFrom<ReplicaIdentity>('default', 'nothing', 'full', 'index'),
     columns: fc
-      .uniqueArray(fc.record({ name: fc.string({ unit: 'grapheme', maxLength: 6 }).map((name) => name.replaceAll('\0', '0')), typeOid: fc.constantFrom(...typeOids), key: fc.boolean() }), { selector: ({ name }) => name, maxLength: 12 }),
+      .uniqueArray(fc.record({ name: fc.string({ unit: 'grapheme', maxLength: 6 }).map((name) => name.replaceAll('\0', '0')),
+        typeOid: fc.constantFrom(...typeOids), key: fc.boolean() }), { selector: ({ name }) => name, maxLength: 12 }),
   })
 
 function row(of: Table, unchanged: boolean): fc.Arbitrary<pgoutput.Value[]> {
@@ -64,14 +68,16 @@ function row(of: Table, unchanged: boolean): fc.Arbitrary<pgoutput.Value[]> {
   ) as fc.Arbitrary<pgoutput.Value[]>
 }
 
-const keyOf = (of: Table, values: readonly pgoutput.Value[]): pgoutput.Value[] => values.map((value, i) => (of.columns[i]!.key ? value : null))
+const keyOf = (of: Table, values: readonly pgoutput.Value[]): pgoutput.Value[] => values.map((value, i) => (of.columns[i]!.key ? value
+  : null))
 
 function change(of: Table): fc.Arbitrary<Buffer> {
   const kind = of.identity === 'full' ? 'O' : 'K'
   const old = row(of, false).map((values) => (kind === 'O' ? values : keyOf(of, values)))
   return fc.oneof(
     row(of, false).map((values) => pgoutput.insert(of.oid, values)),
-    fc.tuple(fc.option(old), row(of, true)).map(([before, after]) => pgoutput.update(of.oid, before ? { kind, values: before } : undefined, after)),
+    fc.tuple(fc.option(old), row(of, true)).map(([before, after]) => pgoutput.update(of.oid, before ? { kind, values: before }
+      : undefined, after)),
     old.map((values) => pgoutput.remove(of.oid, kind, values)),
   )
 }
@@ -94,7 +100,8 @@ export const stream: fc.Arbitrary<Buffer[]> = fc.tuple(table(1), table(3_000_000
     bodies.flatMap((inner, i) => {
       const lsn = 0x12_3456_7890n + BigInt(i) * 0x1000n
       if (!Array.isArray(inner)) return [pgoutput.message(lsn, false, 'alone', inner)]
-      return [pgoutput.begin(lsn, 1_772_600_000_000_000n + BigInt(i), 700 + i), ...inner, pgoutput.commit(lsn, lsn + 0x30n, 1_772_600_000_000_000n + BigInt(i))]
+      return [pgoutput.begin(lsn, 1_772_600_000_000_000n + BigInt(i), 700 + i), ...inner, pgoutput.commit(lsn, lsn + 0x30n,
+        1_772_600_000_000_000n + BigInt(i))]
     }),
   )
   return transactions.map((messages) => [...relations, ...messages])

@@ -8,7 +8,8 @@ import { typeOf } from './decoded-batch.ts'
 const MIN = -(2n ** 63n)
 const MAX = 2n ** 63n - 1n
 /** Around every power of two, where carries and varint lengths change. */
-const edges = Array.from({ length: 64 }, (_, bit) => 2n ** BigInt(bit)).flatMap((power) => [power - 1n, power, power + 1n, -power - 1n, -power, 1n - power]).filter((value) => value >= MIN && value <= MAX)
+const edges = Array.from({ length: 64 }, (_, bit) => 2n ** BigInt(bit)).flatMap((power) => [power - 1n, power, power + 1n, -power - 1n,
+  -power, 1n - power]).filter((value) => value >= MIN && value <= MAX)
 
 const written = (put: (out: Buffer) => number): string => {
   const out = Buffer.alloc(MAX_VARINT_BYTES)

@@ -31,7 +31,8 @@ function encode(messages: readonly Buffer[], cut: (index: number) => boolean = (
   }
   const last = encoder.take()
   if (last) batches.push(last)
-  return { batches, schemas, bytes: Buffer.concat(batches.map(({ bytes }) => bytes)), transactions: batches.flatMap(({ transactions }) => transactions) }
+  return { batches, schemas, bytes: Buffer.concat(batches.map(({ bytes }) => bytes)), transactions: batches.flatMap(({ transactions }) =>
+    transactions) }
 }
 
 /** What the frames must say, from the slow decoder. */
@@ -50,10 +51,12 @@ function expectedFrames(messages: readonly Buffer[]): unknown[] {
       frames.push({ kind: 'begin', value: { lsn: message.finalLsn, time: message.time, xid: BigInt(message.xid) } })
     }
     if (message.kind === 'commit') frames.push({ kind: 'commit', value: { lsn: message.lsn, endLsn: message.endLsn, changes } })
-    if (message.kind === 'insert' || message.kind === 'update' || message.kind === 'delete') count('change', expectedChange(message, relations.get(message.relationOid)!))
+    if (message.kind === 'insert' || message.kind === 'update' || message.kind === 'delete') count('change', expectedChange(message,
+      relations.get(message.relationOid)!))
     if (message.kind === 'truncate') {
       const { cascade, restartIdentity } = message
-      count('truncate', { relations: message.relationOids.map((oid) => ({ schema: relations.get(oid)!.schema, table: relations.get(oid)!.table })), cascade, restartIdentity })
+      count('truncate', { relations: message.relationOids.map((oid) => ({ schema: relations.get(oid)!.schema,
+        table: relations.get(oid)!.table })), cascade, restartIdentity })
     }
     if (message.kind === 'message') {
       const { lsn, transactional, prefix, content } = message
@@ -108,7 +111,8 @@ function checkFingerprints({ batches, schemas }: Encoded): void {
 }
 
 function refuses(messages: readonly Buffer[], about: RegExp): void {
-  assert.throws(() => encode(messages), (error) => error instanceof BeyondError && error.code === 'BAD_REPLICATION_DATA' && about.test(error.message), String(about))
+  assert.throws(() => encode(messages), (error) => error instanceof BeyondError && error.code === 'BAD_REPLICATION_DATA'
+    && about.test(error.message), String(about))
 }
 
 test('every captured message comes out as the slow decoder has it', () => {
@@ -131,7 +135,8 @@ test('positions only ever rise, also those of messages outside of transactions',
 
 test('any stream comes out as the slow decoder has it, however it is cut into batches', () => {
   fc.assert(
-    fc.property(stream, fc.array(fc.boolean(), { minLength: 1, maxLength: 40 }), fc.uint8Array({ minLength: 32, maxLength: 32 }), (messages, cuts, chain) => {
+    fc.property(stream, fc.array(fc.boolean(), { minLength: 1, maxLength: 40 }), fc.uint8Array({ minLength: 32, maxLength: 32 }),
+      (messages, cuts, chain) => {
       const whole = encode(messages, () => false, chain)
       assert.deepStrictEqual(frames(whole), expectedFrames(messages))
       checkChain(whole, chain)
@@ -179,11 +184,13 @@ test('a small batch does not hold a large buffer', () => {
 
 test('values of many megabytes, unchanged ones filled in', () => {
   const big = Buffer.alloc(16 << 20, 'x')
-  const relation = pgoutput.relation(1, 's', 't', 'full', [{ name: 'a', typeOid: 25, key: true }, { name: 'b', typeOid: 17, key: true }, { name: 'c', typeOid: 23, key: true }])
+  const relation = pgoutput.relation(1, 's', 't', 'full', [{ name: 'a', typeOid: 25, key: true }, { name: 'b', typeOid: 17, key: true },
+    { name: 'c', typeOid: 23, key: true }])
   const hex = Buffer.concat([Buffer.from('\\x'), Buffer.alloc(8 << 20, 'ab')])
   const old = [pgoutput.text(big), pgoutput.text(hex), pgoutput.text('1')]
   const encoded = encode([
-    relation, pgoutput.begin(8n, 0n, 1), pgoutput.update(1, { kind: 'O', values: old }, ['unchanged', 'unchanged', pgoutput.text('2')]), pgoutput.commit(8n, 16n, 0n),
+    relation, pgoutput.begin(8n, 0n, 1), pgoutput.update(1, { kind: 'O', values: old }, ['unchanged', 'unchanged', pgoutput.text('2')]),
+      pgoutput.commit(8n, 16n, 0n),
   ])
   const value = frames(encoded)[1] as { value: { before: { Row: object }; after: { Row: { a: { string: string } } } } }
   assert.equal(value.value.after.Row.a.string.length, big.length)
@@ -205,7 +212,8 @@ test('1,600 columns', () => {
 test('a leaf partition that knows less than FULL leaves a value unchanged rather than null', () => {
   const relation = pgoutput.relation(1, 's', 't', 'full', [{ name: 'id', typeOid: 23, key: true }, { name: 'big', typeOid: 25, key: true }])
   const messages = [
-    relation, pgoutput.begin(8n, 0n, 1), pgoutput.update(1, { kind: 'O', values: [pgoutput.text('1'), null] }, [pgoutput.text('2'), 'unchanged']), pgoutput.commit(8n, 16n, 0n),
+    relation, pgoutput.begin(8n, 0n, 1), pgoutput.update(1, { kind: 'O', values: [pgoutput.text('1'), null] }, [pgoutput.text('2'),
+      'unchanged']), pgoutput.commit(8n, 16n, 0n),
   ]
   const update = frames(encode(messages))[1] as { value: { after: unknown } }
   assert.deepEqual(update.value.after, { Row: { id: { int: 2 }, big: { 'dev.beyond.cdc.Unchanged': {} } } })
@@ -244,9 +252,12 @@ test('what stands where it must not is refused with a sentence', () => {
 
 test('values that are not what the session was asked for are refused, not passed on', () => {
   const wrong: readonly (readonly [number, string])[] = [
-    [16, 'true'], [16, ''], [17, 'abc'], [17, '\\x0'], [17, '\\x0g'], [20, ''], [20, '-'], [20, '1e5'], [20, '9223372036854775808'], [20, '-9223372036854775809'],
-    [20, '99999999999999999999'], [23, '2147483648'], [23, '-2147483649'], [23, '1.0'], [23, '12345678901234567890'], [700, 'one'], [701, ''], [701, '1,5'], [701, '0x10'],
-    [1082, '01/02/2026'], [1082, ''], [1082, '2026-13-01'], [1114, 'Fri Jan 02 03:04:05 2026'], [1114, '2026-01-02 03:04:05+00'], [1184, '2026-01-02 03:04:05'],
+    [16, 'true'], [16, ''], [17, 'abc'], [17, '\\x0'], [17, '\\x0g'], [20, ''], [20, '-'], [20, '1e5'], [20, '9223372036854775808'], [20,
+      '-9223372036854775809'],
+    [20, '99999999999999999999'], [23, '2147483648'], [23, '-2147483649'], [23, '1.0'], [23, '12345678901234567890'], [700, 'one'], [701,
+      ''], [701, '1,5'], [701, '0x10'],
+    [1082, '01/02/2026'], [1082, ''], [1082, '2026-13-01'], [1114, 'Fri Jan 02 03:04:05 2026'], [1114, '2026-01-02 03:04:05+00'], [1184,
+      '2026-01-02 03:04:05'],
     [1184, '2026-01-02 03:04:05+02'], [1184, '02/01/2026 03:04:05 UTC'],
   ]
   for (const [typeOid, text] of wrong) {
@@ -278,7 +289,8 @@ test('cut and mutated messages are refused or taken, and never anything else', (
   const encoder = new ChangeEncoder(ZERO)
   for (const message of captured) {
     for (let length = 0; length < Math.min(message.length, 60); length++)
-      assert.throws(() => encoder.push(message.subarray(0, length)), (error) => error instanceof BeyondError && error.code === 'BAD_REPLICATION_DATA')
+      assert.throws(() => encoder.push(message.subarray(0, length)), (error) => error instanceof BeyondError
+        && error.code === 'BAD_REPLICATION_DATA')
     encoder.push(message)
   }
 })

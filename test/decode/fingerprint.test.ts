@@ -32,5 +32,6 @@ test('what the specification strips and orders', () => {
     canonicalForm({ size: 4, doc: 'd', namespace: 'n', name: 'F', type: 'fixed' }),
     '{"name":"n.F","type":"fixed","size":4}',
   )
-  assert.equal(canonicalForm({ values: ['null', { type: 'array', items: 'long' }], type: 'map' }), '{"type":"map","values":["null",{"type":"array","items":"long"}]}')
+  assert.equal(canonicalForm({ values: ['null', { type: 'array', items: 'long' }], type: 'map' }),
+    '{"type":"map","values":["null",{"type":"array","items":"long"}]}')
 })

@@ -14,9 +14,11 @@ const float = (text: string): number => {
 }
 
 test('plain and special texts', () => {
-  for (const text of ['0', '-0', '1', '-1.5', '0.1', '123456789012345', '0.30000000000000004', '1e+20', '5e-324', '1.7976931348623157e+308', 'Infinity', '-Infinity', 'NaN'])
+  for (const text of ['0', '-0', '1', '-1.5', '0.1', '123456789012345', '0.30000000000000004', '1e+20', '5e-324',
+    '1.7976931348623157e+308', 'Infinity', '-Infinity', 'NaN'])
     assert.ok(Object.is(double(text), Number(text)), text)
-  for (const text of ['-0', '1.1754944e-38', '1e-45', '3.4028235e+38', '16777217', '0.1', 'NaN', '-Infinity']) assert.ok(Object.is(float(text), Math.fround(Number(text))), text)
+  for (const text of ['-0', '1.1754944e-38', '1e-45', '3.4028235e+38', '16777217', '0.1', 'NaN',
+    '-Infinity']) assert.ok(Object.is(float(text), Math.fround(Number(text))), text)
 })
 
 test('every decimal is read as the nearest double', () => {

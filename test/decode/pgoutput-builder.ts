@@ -28,11 +28,13 @@ const letter = (value: string): Buffer => Buffer.from(value, 'latin1')
 export const POSTGRES_EPOCH = 946_684_800_000_000n
 
 /** `time`: microseconds since 1970. */
-export const begin = (lsn: bigint, time: bigint, xid: number): Buffer => Buffer.concat([letter('B'), i64(lsn), i64(time - POSTGRES_EPOCH), u32(xid)])
+export const begin = (lsn: bigint, time: bigint, xid: number): Buffer => Buffer.concat([letter('B'), i64(lsn), i64(time - POSTGRES_EPOCH),
+  u32(xid)])
 export const commit = (lsn: bigint, endLsn: bigint, time: bigint): Buffer =>
   Buffer.concat([letter('C'), u8(0), i64(lsn), i64(endLsn), i64(time - POSTGRES_EPOCH)])
 export const origin = (lsn: bigint, name: string): Buffer => Buffer.concat([letter('O'), i64(lsn), zeroEnded(name)])
-export const type = (oid: number, schema: string, name: string): Buffer => Buffer.concat([letter('Y'), u32(oid), zeroEnded(schema), zeroEnded(name)])
+export const type = (oid: number, schema: string, name: string): Buffer => Buffer.concat([letter('Y'), u32(oid), zeroEnded(schema),
+  zeroEnded(name)])
 
 const identityLetter: Readonly<Record<ReplicaIdentity, string>> = { default: 'd', nothing: 'n', full: 'f', index: 'i' }
 
@@ -51,7 +53,8 @@ const value = (of: Value): Buffer => {
 export const tuple = (values: readonly Value[]): Buffer => Buffer.concat([u16(values.length), ...values.map(value)])
 
 export const insert = (oid: number, after: readonly Value[]): Buffer => Buffer.concat([letter('I'), u32(oid), letter('N'), tuple(after)])
-export const update = (oid: number, before: { readonly kind: 'K' | 'O'; readonly values: readonly Value[] } | undefined, after: readonly Value[]): Buffer =>
+export const update = (oid: number, before: { readonly kind: 'K' | 'O'; readonly values: readonly Value[] } | undefined,
+  after: readonly Value[]): Buffer =>
   Buffer.concat([letter('U'), u32(oid), ...(before ? [letter(before.kind), tuple(before.values)] : []), letter('N'), tuple(after)])
 export const remove = (oid: number, kind: 'K' | 'O', before: readonly Value[]): Buffer =>
   Buffer.concat([letter('D'), u32(oid), letter(kind), tuple(before)])

@@ -10,7 +10,8 @@ function shown(message: PgoutputMessage): unknown {
   return JSON.parse(
     JSON.stringify(message, (_, value: unknown) => {
       if (typeof value === 'bigint') return formatLsn(value as never)
-      if (value !== null && typeof value === 'object' && 'type' in value && value.type === 'Buffer') return Buffer.from((value as never)['data'] as number[]).toString()
+      if (value !== null && typeof value === 'object' && 'type' in value
+        && value.type === 'Buffer') return Buffer.from((value as never)['data'] as number[]).toString()
       return value
     }),
   )
@@ -58,7 +59,8 @@ test('Relation and Insert', () => {
     kind: 'insert', relationOid,
     after: [text('1'), text('one'), text('1.50'), text('2026-01-02 03:04:05.678901+00'), text('\\x00ff'), text('t')],
   })
-  assert.deepEqual(second, { kind: 'insert', relationOid, after: [text('9223372036854775807'), text(''), null, text('infinity'), text('\\x'), text('f')] })
+  assert.deepEqual(second, { kind: 'insert', relationOid, after: [text('9223372036854775807'), text(''), null, text('infinity'),
+    text('\\x'), text('f')] })
 })
 
 test('Update and Delete: without old tuple, with the old key, with the whole old tuple', () => {
@@ -94,9 +96,11 @@ test('an identity by index, one of nothing, and values out of line', () => {
 })
 
 test('Type, odd names, a table without columns', () => {
-  const [mood, cents, moods, relation, insert] = of('INSERT INTO "odd') as [never, never, never, { columns: { name: string }[] }, { after: unknown }]
+  const [mood, cents, moods, relation, insert] = of('INSERT INTO "odd') as [never, never, never, { columns: { name: string }[] },
+    { after: unknown }]
   assert.deepEqual({ ...(mood as object), oid: 0 }, { kind: 'type', oid: 0, schema: 'public', name: 'mood' })
-  assert.deepEqual({ ...(cents as object), oid: 0 }, { kind: 'type', oid: 0, schema: 'pg_catalog', name: 'int4' }, 'a domain has the name of its base type')
+  assert.deepEqual({ ...(cents as object), oid: 0 }, { kind: 'type', oid: 0, schema: 'pg_catalog', name: 'int4' },
+    'a domain has the name of its base type')
   assert.deepEqual({ ...(moods as object), oid: 0 }, { kind: 'type', oid: 0, schema: 'public', name: '_mood' })
   const { schema, table, columns } = relation as unknown as { schema: string; table: string; columns: { name: string }[] }
   assert.deepEqual([schema, table], ['odd "schema".x', 'Tablé 1'])
@@ -113,8 +117,10 @@ test('Message, Truncate, Origin', () => {
   assert.equal(outside.prefix, 'outside')
   assert.deepEqual(outside.content, Buffer.from([0, 255]))
 
-  const oid = (table: string) => decoded.flatMap((message) => (message.kind === 'relation' && message.table === table ? [message.oid] : []))[0]
-  assert.deepEqual(of('TRUNCATE keyless').at(-1), { kind: 'truncate', relationOids: [oid('keyless')], cascade: false, restartIdentity: false })
+  const oid = (table: string) => decoded.flatMap((message) => (message.kind === 'relation' && message.table === table ? [message.oid]
+    : []))[0]
+  assert.deepEqual(of('TRUNCATE keyless').at(-1), { kind: 'truncate', relationOids: [oid('keyless')], cascade: false,
+    restartIdentity: false })
   assert.deepEqual(of('TRUNCATE plain').at(-1), {
     kind: 'truncate', relationOids: [oid('plain'), oid('whole'), oid('referring')], cascade: true, restartIdentity: true,
   })
@@ -128,7 +134,8 @@ test('a relation is sent again after a change of the table', () => {
 
 test('what is too short, too long or not asked for is refused', () => {
   const refused = (message: Buffer) =>
-    assert.throws(() => decodeMessage(message), (error) => error instanceof BeyondError && error.code === 'BAD_REPLICATION_DATA', message.toString('hex').slice(0, 80))
+    assert.throws(() => decodeMessage(message), (error) => error instanceof BeyondError && error.code === 'BAD_REPLICATION_DATA',
+      message.toString('hex').slice(0, 80))
   refused(Buffer.alloc(0))
   for (const letter of 'SEcAbPKrpXt\0') refused(Buffer.from(`${letter}\0\0\0\0\0\0\0\0\0\0\0\0`, 'latin1'))
   for (const { message } of capturedMessages) {

@@ -8,7 +8,8 @@ export function expectedChange(change: Insert | Update | Delete, relation: Relat
   const full = relation.replicaIdentity === 'full'
   const names = fieldNames(relation.columns.map(({ name }) => name))
   const record = (values: readonly TupleValue[], keyOnly: boolean) =>
-    Object.fromEntries(values.flatMap((value, i) => (keyOnly && !relation.columns[i]!.key ? [] : [[names[i], expectedValue(value, relation.columns[i]!.typeOid)]])))
+    Object.fromEntries(values.flatMap((value, i) => (keyOnly && !relation.columns[i]!.key ? [] : [[names[i], expectedValue(value,
+      relation.columns[i]!.typeOid)]])))
   const old = change.kind === 'insert' ? undefined : change.before?.tuple
   const before = old === undefined ? null : full ? { Row: record(old, false) } : { Key: record(old, true) }
   if (change.kind === 'delete') return { op: 'delete', before, after: null }

@@ -41,7 +41,8 @@ test('the schema of a relation, in full', () => {
           type: 'record', name: 'Row',
           fields: [
             id,
-            { name: 'owner_name', type: ['null', 'string', unchanged], pg: { name: 'owner name', type: 'text', oid: 25, typmod: -1, key: false } },
+            { name: 'owner_name', type: ['null', 'string', unchanged], pg: { name: 'owner name', type: 'text', oid: 25, typmod: -1,
+              key: false } },
             {
               name: 'born', type: ['null', { type: 'int', logicalType: 'date' }, 'string'],
               pg: { name: 'born', type: 'date', oid: 1082, typmod: -1, key: false },
@@ -58,8 +59,10 @@ test('any difference but a type name gives another fingerprint', () => {
   const variants: RelationDescriptor[] = [
     base, { ...base, schema: 'Public' }, { ...base, table: 'accounts ' }, { ...base, oid: 1 }, { ...base, replicaIdentity: 'index' },
     { ...base, replicaIdentity: 'full' }, { ...base, columns: columns.slice(1) }, { ...base, columns: columns.toReversed() },
-    { ...base, columns: columns.with(0, { ...columns[0]!, typmod: 4 }) }, { ...base, columns: columns.with(0, { ...columns[0]!, name: 'Id' }) },
-    { ...base, columns: columns.with(1, { ...columns[1]!, oid: 1043 }) }, { ...base, columns: columns.with(1, { ...columns[1]!, name: 'owner.name' }) },
+    { ...base, columns: columns.with(0, { ...columns[0]!, typmod: 4 }) }, { ...base, columns: columns.with(0, { ...columns[0]!,
+      name: 'Id' }) },
+    { ...base, columns: columns.with(1, { ...columns[1]!, oid: 1043 }) }, { ...base, columns: columns.with(1, { ...columns[1]!,
+      name: 'owner.name' }) },
     { ...base, columns: columns.with(1, { ...columns[1]!, key: true }) },
   ]
   assert.equal(new Set(variants.map((relation) => fingerprintOf(schemaOf(relation)))).size, variants.length)
@@ -68,9 +71,11 @@ test('any difference but a type name gives another fingerprint', () => {
 })
 
 test('field names are valid, unique, and the own name where that is valid', () => {
-  assert.deepEqual(fieldNames(['a b', 'a_b', 'a.b', 'a_b_2', '1', '', 'ü', '_']), ['a_b_3', 'a_b', 'a_b_4', 'a_b_2', '_1', '__2', '__3', '_'])
+  assert.deepEqual(fieldNames(['a b', 'a_b', 'a.b', 'a_b_2', '1', '', 'ü', '_']), ['a_b_3', 'a_b', 'a_b_4', 'a_b_2', '_1', '__2', '__3',
+    '_'])
   fc.assert(
-    fc.property(fc.uniqueArray(fc.string({ unit: fc.constantFrom('a', '_', '2', '.', 'é', '😀'), maxLength: 5 }), { maxLength: 30 }), (columns) => {
+    fc.property(fc.uniqueArray(fc.string({ unit: fc.constantFrom('a', '_', '2', '.', 'é', '😀'), maxLength: 5 }), { maxLength: 30 }),
+      (columns) => {
       const names = fieldNames(columns)
       assert.equal(new Set(names).size, columns.length)
       for (const [i, name] of names.entries()) {
@@ -90,7 +95,8 @@ test('names of schemas and tables become valid namespaces', () => {
 
 test('types are named by their oid, by TYPE messages, or not at all', () => {
   const cache = new RelationCache()
-  const relation = (table: string, typeOid: number) => decodeMessage(pgoutput.relation(7, 'public', table, 'default', [{ name: 'c', typeOid }])) as Relation
+  const relation = (table: string, typeOid: number) => decodeMessage(pgoutput.relation(7, 'public', table, 'default', [{ name: 'c',
+    typeOid }])) as Relation
   const typeOfColumn = (table: string, typeOid: number) => cache.onRelation(relation(table, typeOid))?.descriptor.columns[0]!.type
   cache.onType(decodeMessage(pgoutput.type(16_500, 'app', 'mood')) as Type)
   cache.onType(decodeMessage(pgoutput.type(16_501, '', 'int4')) as Type)

@@ -64,7 +64,8 @@ function shown(type: string, value: unknown): string | null {
   if (branch === 'double') return (bytes.writeDoubleBE(inner), bytes.toString('hex'))
   return String(inner)
 }
-const exactly: Readonly<Record<string, string>> = { float4: "encode(float4send(v), 'hex')", float8: "encode(float8send(v), 'hex')", bytea: "encode(v, 'hex')" }
+const exactly: Readonly<Record<string, string>> = { float4: "encode(float4send(v), 'hex')", float8: "encode(float8send(v), 'hex')",
+  bytea: "encode(v, 'hex')" }
 const branches: Readonly<Record<string, string>> = {
   bool: 'boolean', int2: 'int', int4: 'int', int8: 'long', oid: 'long', float4: 'float', float8: 'double', bytea: 'bytes', uuid: 'string',
   date: 'int', timestamp: 'long', timestamptz: 'long',
@@ -97,7 +98,8 @@ test('numbers', async () => {
   await compare('bool', ['true', 'false', 'null'])
   await compare('int2', ['32767', '-32768', '0', 'null'])
   await compare('int4', ['2147483647', '-2147483648', '0', '-1', '9', '10'])
-  await compare('int8', ['9223372036854775807', '-9223372036854775808', '0', '-1', '9007199254740993', '-9007199254740993', '999999999999999', '1000000000000000', '4503599627370496', '-4503599627370497'])
+  await compare('int8', ['9223372036854775807', '-9223372036854775808', '0', '-1', '9007199254740993', '-9007199254740993',
+    '999999999999999', '1000000000000000', '4503599627370496', '-4503599627370497'])
   await compare('oid', ['0', '4294967295', '2147483648'])
   await compare('xid8', quoted('18446744073709551615'))
   await compare('money', quoted('-1.50', '92233720368547758.07', '-92233720368547758.08'))
@@ -112,8 +114,10 @@ test('numeric keeps every digit', async () => {
 })
 
 test('floats, bit by bit', async () => {
-  await compare('float8', quoted('-0', '0', 'NaN', 'Infinity', '-Infinity', '5e-324', '-2.2250738585072011e-308', '1.7976931348623157e308', '0.1', '9007199254740993', '1e15', '1e16', '123456789.125'))
-  await compare('float4', quoted('-0', 'NaN', 'Infinity', '1e-45', '1.1754942e-38', '3.4028235e38', '0.1', '16777216', '16777217', '33554432', '8388608.5', '2097152.2'))
+  await compare('float8', quoted('-0', '0', 'NaN', 'Infinity', '-Infinity', '5e-324', '-2.2250738585072011e-308',
+    '1.7976931348623157e308', '0.1', '9007199254740993', '1e15', '1e16', '123456789.125'))
+  await compare('float4', quoted('-0', 'NaN', 'Infinity', '1e-45', '1.1754942e-38', '3.4028235e38', '0.1', '16777216', '16777217',
+    '33554432', '8388608.5', '2097152.2'))
 })
 
 test('bytes and text', async () => {
@@ -123,7 +127,8 @@ test('bytes and text', async () => {
   await compare('char(5)', quoted('a', ''))
   await compare('"char"', quoted('x', ''))
   await compare('name', ["repeat('n', 63)::name"])
-  await compare('uuid', quoted('00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'))
+  await compare('uuid', quoted('00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+    'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'))
   await compare('json', quoted('{"a": 12345678901234567890, "a": 1.10,  "b": "\\u00e9\\n"}', 'null', '[]'))
   await compare('jsonb', quoted('{"a": 123456789012345678901234567890.10, "b": "\\"x\\\\"}', 'null'))
   await compare('xml', quoted('<a>ü</a>'))
@@ -133,9 +138,13 @@ test('bytes and text', async () => {
 
 test('dates and times, to the ends of their ranges', async () => {
   const infinite = quoted('infinity', '-infinity')
-  await compare('date', [...quoted('2026-01-02', '1969-12-31', '0001-01-01', '0001-12-31 BC', '4714-11-24 BC', '9999-12-31', '10000-01-01', '5874897-12-31', '2000-02-29', '1900-02-28'), ...infinite], { text: infinite })
+  await compare('date', [...quoted('2026-01-02', '1969-12-31', '0001-01-01', '0001-12-31 BC', '4714-11-24 BC', '9999-12-31',
+    '10000-01-01', '5874897-12-31', '2000-02-29', '1900-02-28'), ...infinite], { text: infinite })
   const beyond = quoted('294276-12-31 23:59:59.999999', '294247-01-10 04:00:54.775808')
-  const common = quoted('2026-01-02 03:04:05', '2026-01-02 03:04:05.000001', '2026-01-02 03:04:05.1', '1969-12-31 23:59:59.999999', '1970-01-01 00:00:00', '0001-01-01 00:00:00', '0044-03-15 12:00:00.5 BC', '4714-11-24 00:00:00 BC', '9999-12-31 23:59:59.999999', '12345-06-07 08:09:10', '294247-01-10 04:00:54.775807', '2112-09-17 23:53:47.370496', '2112-09-17 23:53:47.370495', '2026-12-31 24:00:00')
+  const common = quoted('2026-01-02 03:04:05', '2026-01-02 03:04:05.000001', '2026-01-02 03:04:05.1', '1969-12-31 23:59:59.999999',
+    '1970-01-01 00:00:00', '0001-01-01 00:00:00', '0044-03-15 12:00:00.5 BC', '4714-11-24 00:00:00 BC', '9999-12-31 23:59:59.999999',
+    '12345-06-07 08:09:10', '294247-01-10 04:00:54.775807', '2112-09-17 23:53:47.370496', '2112-09-17 23:53:47.370495',
+    '2026-12-31 24:00:00')
   await compare('timestamp', [...common, ...beyond, ...infinite], { text: [...beyond, ...infinite] })
   await compare('timestamptz', [...common, ...beyond, ...infinite], { text: [...beyond, ...infinite] })
   await compare('timestamptz(0)', quoted('2026-01-02 03:04:05.9+05:30'))
@@ -235,14 +244,16 @@ test('tables and columns that take over a name, and an enum that grows in the sa
     await client.query('INSERT INTO left_one VALUES (3); INSERT INTO right_one VALUES (4)')
   })
   const tables = ({ changes }: { changes: Change[] }) => changes.map(({ namespace, after: row }) => [namespace.split('.')[2], row!['id']])
-  assert.deepEqual(tables(swapped), [['left_one', { int: 1 }], ['right_one', { int: 2 }], ['left_one', { int: 3 }], ['right_one', { int: 4 }]])
+  assert.deepEqual(tables(swapped), [['left_one', { int: 1 }], ['right_one', { int: 2 }], ['left_one', { int: 3 }], ['right_one',
+    { int: 4 }]])
   assert.deepEqual(Object.keys(swapped.changes[2]!.after!), ['id', 't'])
 
   const again = await changesOf(async () => {
     await client.query("INSERT INTO left_one VALUES (5, 'old'); DROP TABLE left_one; CREATE TABLE left_one (id int8 PRIMARY KEY); INSERT INTO left_one VALUES (6)")
     await client.query('BEGIN; ALTER TABLE left_one DROP id; ALTER TABLE left_one ADD id text; INSERT INTO left_one VALUES (7); COMMIT')
   })
-  assert.deepEqual(again.changes.map(({ after: row }) => row), [{ id: { int: 5 }, t: { string: 'old' } }, { id: { long: 6n } }, { id: { string: '7' } }])
+  assert.deepEqual(again.changes.map(({ after: row }) => row), [{ id: { int: 5 }, t: { string: 'old' } }, { id: { long: 6n } },
+    { id: { string: '7' } }])
 
   const grown = await changesOf(() =>
     client.query("BEGIN; CREATE TYPE mood AS ENUM ('sad'); ALTER TYPE mood ADD VALUE 'ok'; CREATE TABLE moods (m mood, ms mood[]); INSERT INTO moods VALUES ('ok', '{ok,sad}'); COMMIT"),
@@ -266,14 +277,20 @@ test('a message outside of transactions never shares its position with the trans
 
 test('the same WAL gives the same bytes, in one session or in one for each transaction, whatever DDL stands between', async () => {
   await client.query("CREATE TYPE colour AS ENUM ('red'); CREATE TABLE painted (id int4 PRIMARY KEY, c colour, big text)")
-  for (const slot of ['one_session', 'many_sessions']) await client.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
+  for (const slot of ['one_session', 'many_sessions']) await client.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')",
+    [slot])
   const ddl = [
-    'ALTER TYPE colour RENAME TO shade', 'CREATE SCHEMA elsewhere', 'ALTER TYPE shade SET SCHEMA elsewhere', "ALTER TYPE elsewhere.shade RENAME VALUE 'red' TO 'rouge'",
-    'ALTER TABLE painted REPLICA IDENTITY FULL', 'ALTER TABLE painted RENAME big TO large', 'ALTER TABLE painted SET SCHEMA elsewhere', 'ALTER SCHEMA elsewhere RENAME TO moved',
-    'ALTER TABLE moved.painted RENAME TO drawn', 'ALTER TABLE moved.drawn ALTER large TYPE varchar(9000)', 'ALTER TABLE moved.drawn DROP id', 'CREATE INDEX ON moved.drawn (large)',
+    'ALTER TYPE colour RENAME TO shade', 'CREATE SCHEMA elsewhere', 'ALTER TYPE shade SET SCHEMA elsewhere',
+      "ALTER TYPE elsewhere.shade RENAME VALUE 'red' TO 'rouge'",
+    'ALTER TABLE painted REPLICA IDENTITY FULL', 'ALTER TABLE painted RENAME big TO large', 'ALTER TABLE painted SET SCHEMA elsewhere',
+      'ALTER SCHEMA elsewhere RENAME TO moved',
+    'ALTER TABLE moved.painted RENAME TO drawn', 'ALTER TABLE moved.drawn ALTER large TYPE varchar(9000)',
+      'ALTER TABLE moved.drawn DROP id', 'CREATE INDEX ON moved.drawn (large)',
   ]
-  const table = async (): Promise<string> => (await client.query<{ name: string }>("SELECT oid::regclass::text AS name FROM pg_class WHERE relname IN ('painted', 'drawn')")).rows[0]!.name
-  const label = async (): Promise<string> => (await client.query<{ label: string }>("SELECT enumlabel AS label FROM pg_enum WHERE enumlabel IN ('red', 'rouge')")).rows[0]!.label
+  const table = async (): Promise<string> =>
+    (await client.query<{ name: string }>("SELECT oid::regclass::text AS name FROM pg_class WHERE relname IN ('painted', 'drawn')")).rows[0]!.name
+  const label = async (): Promise<string> =>
+    (await client.query<{ label: string }>("SELECT enumlabel AS label FROM pg_enum WHERE enumlabel IN ('red', 'rouge')")).rows[0]!.label
   for (const [i, sql] of ['SELECT', ...ddl].entries()) {
     await client.query(sql)
     const [name, red] = [await table(), await label()]
