@@ -6,6 +6,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { BeyondError, fromSystem } from './errors.ts'
 
 const SQLITE_BUSY = 5
+const SQLITE_FULL = 13
 const SQLITE_CANTOPEN = 14
 
 /** Holds the lock file until disposed. Throws LOCKED, with `sentence`, when another process holds it. */
@@ -23,7 +24,9 @@ export function lockFile(path: string, sentence: string): Disposable {
     database.exec('PRAGMA journal_mode = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE')
   } catch (error) {
     database.close()
-    if ((error as { errcode?: number }).errcode !== SQLITE_BUSY) throw error
+    const { errcode } = error as { errcode?: number }
+    if (errcode === SQLITE_FULL) throw new BeyondError('DISK_FULL', `The disk is full while locking ${path}: make room and start again.`, { cause: error, facts: { path } })
+    if (errcode !== SQLITE_BUSY) throw error
     throw new BeyondError('LOCKED', sentence, { cause: error, facts: { path } })
   }
   return { [Symbol.dispose]: () => database.close() }

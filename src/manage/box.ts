@@ -66,7 +66,7 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
   const cdcRunsAs = cdcAccount(layout.account)
   const cdcOwner = cdcRunsAs ? layout.accountOwner : undefined
   const passwords = ensurePasswords(layout.secrets, cdcOwner)
-  ensureCertificates(config, layout, logger)
+  await ensureCertificates(config, layout, logger)
   const childEnvironment = cleanEnvironment(environment)
   await ensurePostgresData({
     layout,
@@ -115,11 +115,11 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
   logger.info('stopped')
 }
 
-function ensureCertificates(config: BoxConfig, layout: Layout, logger: Logger): void {
+async function ensureCertificates(config: BoxConfig, layout: Layout, logger: Logger): Promise<void> {
   const host = hostname()
   const names = ['localhost', '127.0.0.1', '::1', localAddress(config.listen), ...(/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(host) ? [host] : [])]
   const options = { paths: layout.tlsFiles, serverNames: [...new Set(names)], serverOwner: layout.accountOwner, now: new Date() }
-  const made = ensureTlsFiles(options)
+  const made = await ensureTlsFiles(options)
   if (made.length > 0) logger.info({ made, path: layout.tls }, 'made certificates')
 }
 

@@ -1,27 +1,13 @@
-/**
- * Makes X.509 certificates (version 3, EC P-256, ECDSA with SHA-256): one authority, and servers and clients that it signs.
- * Pure but for the random keys and serial numbers. Source: RFC 5280, RFC 5480.
- */
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+/** Makes X.509 certificates (EC P-256, ECDSA with SHA-256): one authority, and servers and clients that it signs. */
+import { webcrypto } from 'node:crypto'
 import { isIP } from 'node:net'
-import * as der from './der.ts'
+// The X.509 library's dependency injection needs it, before the library itself.
+import 'reflect-metadata'
+import * as x509 from '@peculiar/x509'
 
 export type KeyAndCertificate = { readonly key: string; readonly certificate: string }
 
 export type CertificateKind = 'authority' | 'server' | 'client'
-
-const OID = {
-  commonName: '2.5.4.3',
-  ecdsaWithSha256: '1.2.840.10045.4.3.2',
-  subjectKeyIdentifier: '2.5.29.14',
-  keyUsage: '2.5.29.15',
-  subjectAltName: '2.5.29.17',
-  basicConstraints: '2.5.29.19',
-  authorityKeyIdentifier: '2.5.29.35',
-  extendedKeyUsage: '2.5.29.37',
-  serverAuth: '1.3.6.1.5.5.7.3.1',
-  clientAuth: '1.3.6.1.5.5.7.3.2',
-}
 
 export type CertificateRequest = {
   readonly kind: CertificateKind
@@ -32,80 +18,52 @@ export type CertificateRequest = {
   readonly notAfter: Date
 }
 
+const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+
+x509.cryptoProvider.set(webcrypto as never)
+
 /** A new key and a certificate for it: signed by itself without an issuer, else by the issuer. Both in PEM. */
-export function makeCertificate(request: CertificateRequest, issuer?: { key: string; commonName: string }): KeyAndCertificate {
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  const signingKey = issuer ? createPrivateKey(issuer.key) : privateKey
-  const algorithm = der.sequence(der.objectIdentifier(OID.ecdsaWithSha256))
-  const body = der.sequence(
-    der.explicit(0, der.integer(Buffer.from([2]))), // version 3
-    der.integer(serialNumber()),
-    algorithm,
-    distinguishedName(issuer?.commonName ?? request.commonName),
-    der.sequence(der.time(request.notBefore), der.time(request.notAfter)),
-    distinguishedName(request.commonName),
-    spki(publicKey),
-    der.explicit(3, der.sequence(...extensions(request, publicKey, createPublicKey(signingKey)))),
-  )
-  const signature = sign('sha256', body, signingKey)
-  const certificate = der.sequence(body, algorithm, der.bitString(signature))
-  return { key: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(), certificate: pem(certificate) }
+export async function makeCertificate(request: CertificateRequest, issuer?: { key: string; commonName: string }): Promise<KeyAndCertificate> {
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify'])
+  const signing = issuer ? await importKey(issuer.key) : keys
+  const certificate = await x509.X509CertificateGenerator.create({
+    subject: distinguishedName(request.commonName),
+    issuer: distinguishedName(issuer?.commonName ?? request.commonName),
+    notBefore: request.notBefore,
+    notAfter: request.notAfter,
+    publicKey: keys.publicKey as never,
+    signingKey: signing.privateKey as never,
+    signingAlgorithm: ALGORITHM,
+    extensions: [
+      ...purpose(request.kind),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey as never),
+      await x509.AuthorityKeyIdentifierExtension.create(signing.publicKey as never),
+      ...(request.names?.length ? [new x509.SubjectAlternativeNameExtension(request.names.map(generalName))] : []),
+    ],
+  })
+  const key = await webcrypto.subtle.exportKey('pkcs8', keys.privateKey)
+  return { key: `${x509.PemConverter.encode(key, 'PRIVATE KEY')}\n`, certificate: `${certificate.toString('pem')}\n` }
 }
 
-function extensions(request: CertificateRequest, publicKey: KeyObject, issuerKey: KeyObject): readonly Uint8Array[] {
-  const isAuthority = request.kind === 'authority'
-  const purpose = request.kind === 'server' ? OID.serverAuth : OID.clientAuth
-  // Key usage bits: 0 digitalSignature, 5 keyCertSign, 6 cRLSign.
-  const usage = isAuthority ? der.bitString(Buffer.from([0b0000_0110]), 1) : der.bitString(Buffer.from([0b1000_0000]), 7)
+function purpose(kind: CertificateKind): x509.Extension[] {
+  if (kind === 'authority')
+    return [new x509.BasicConstraintsExtension(true, 0, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true)]
   return [
-    extension(OID.basicConstraints, true, isAuthority ? der.sequence(der.boolean(true), der.integer(Buffer.from([0]))) : der.sequence()),
-    extension(OID.keyUsage, true, usage),
-    extension(OID.subjectKeyIdentifier, false, der.octetString(keyIdentifier(publicKey))),
-    extension(OID.authorityKeyIdentifier, false, der.sequence(der.implicit(0, keyIdentifier(issuerKey)))),
-    ...(isAuthority ? [] : [extension(OID.extendedKeyUsage, false, der.sequence(der.objectIdentifier(purpose)))]),
-    ...(request.names?.length ? [extension(OID.subjectAltName, false, der.sequence(...request.names.map(generalName)))] : []),
+    new x509.BasicConstraintsExtension(false, undefined, true),
+    new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+    new x509.ExtendedKeyUsageExtension([kind === 'server' ? x509.ExtendedKeyUsage.serverAuth : x509.ExtendedKeyUsage.clientAuth]),
   ]
 }
 
-function extension(id: string, critical: boolean, value: Uint8Array): Uint8Array {
-  return der.sequence(der.objectIdentifier(id), ...(critical ? [der.boolean(true)] : []), der.octetString(value))
-}
+/** As structured data: a name may hold what the text form would read as syntax. */
+const distinguishedName = (commonName: string): x509.JsonName => [{ CN: [commonName] }]
 
-function distinguishedName(commonName: string): Uint8Array {
-  return der.sequence(der.set(der.sequence(der.objectIdentifier(OID.commonName), der.utf8String(commonName))))
-}
+const generalName = (name: string): { type: 'ip' | 'dns'; value: string } => ({ type: isIP(name) ? 'ip' : 'dns', value: name.split('%')[0] })
 
-function generalName(name: string): Uint8Array {
-  return isIP(name) ? der.implicit(7, addressBytes(name)) : der.implicit(2, Buffer.from(name, 'ascii'))
-}
-
-/** The 4 or 16 bytes of an address. */
-export function addressBytes(address: string): Uint8Array {
-  if (isIP(address) === 4) return Buffer.from(address.split('.').map(Number))
-  const withoutZone = address.split('%')[0]
-  // An embedded IPv4 tail, `::ffff:1.2.3.4`, is two groups.
-  const tail = /(\d+)\.(\d+)\.(\d+)\.(\d+)$/.exec(withoutZone)
-  const text = tail
-    ? withoutZone.slice(0, tail.index) + Buffer.from(tail.slice(1).map(Number)).toString('hex').replace(/(.{4})/, '$1:')
-    : withoutZone
-  const [head, rest] = text.split('::').map((half) => half.split(':').filter((group) => group !== ''))
-  const groups = rest === undefined ? head : [...head, ...Array<string>(8 - head.length - rest.length).fill('0'), ...rest]
-  return Buffer.from(groups.map((group) => group.padStart(4, '0')).join(''), 'hex')
-}
-
-const spki = (key: KeyObject): Uint8Array => key.export({ type: 'spki', format: 'der' })
-
-/** RFC 7093 method 1: 160 bits of the SHA-256 of the key's point, which are the last 65 bytes of a P-256 SPKI. */
-const keyIdentifier = (key: KeyObject): Uint8Array => createHash('sha256').update(spki(key).subarray(-65)).digest().subarray(0, 20)
-
-// Positive and never of fewer bytes: the top bit is cleared, the next one set.
-function serialNumber(): Uint8Array {
-  const bytes = randomBytes(16)
-  bytes[0] = (bytes[0] & 0x7f) | 0x40
-  return bytes
-}
-
-function pem(bytes: Uint8Array): string {
-  const lines = Buffer.from(bytes).toString('base64').replaceAll(/.{64}(?!$)/g, '$&\n')
-  return `-----BEGIN CERTIFICATE-----\n${lines}\n-----END CERTIFICATE-----\n`
+/** A private key from PEM, with the public key that belongs to it. */
+async function importKey(pem: string): Promise<webcrypto.CryptoKeyPair> {
+  const privateKey = await webcrypto.subtle.importKey('pkcs8', x509.PemConverter.decodeFirst(pem), ALGORITHM, true, ['sign'])
+  const { d: _private, key_ops: _operations, ...point } = await webcrypto.subtle.exportKey('jwk', privateKey)
+  const publicKey = await webcrypto.subtle.importKey('jwk', { ...point, key_ops: ['verify'] }, ALGORITHM, true, ['verify'])
+  return { privateKey, publicKey }
 }

@@ -7,7 +7,7 @@ import { createPrivateKey, randomBytes, X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
 import { BeyondError } from '../errors.ts'
 import { type Owner, readIfThere, writeFileAtomic } from './atomic-file.ts'
-import { type CertificateKind, makeCertificate } from './certificate.ts'
+import type { CertificateKind, CertificateRequest, KeyAndCertificate } from './certificate.ts'
 
 const DAY_MS = 86_400_000
 const AUTHORITY_DAYS = 3653
@@ -35,11 +35,11 @@ export type TlsOptions = {
 }
 
 /** Makes what is missing or must be renewed; returns the names of what was made. */
-export function ensureTlsFiles({ paths, serverNames, serverOwner, now }: TlsOptions): readonly string[] {
+export async function ensureTlsFiles({ paths, serverNames, serverOwner, now }: TlsOptions): Promise<readonly string[]> {
   const made: string[] = []
   if (readIfThere(paths.ca) === undefined) {
     const commonName = `beyond-pg ${now.toISOString().slice(0, 10)} ${randomBytes(4).toString('hex')}`
-    const authority = makeCertificate({ kind: 'authority', commonName, ...validity(now, AUTHORITY_DAYS) })
+    const authority = await makeCertificate({ kind: 'authority', commonName, ...validity(now, AUTHORITY_DAYS) })
     // The certificate comes last: without it no authority has ever been shown to anybody.
     writeFileAtomic(paths.caKey, authority.key, { mode: 0o600 })
     writeFileAtomic(paths.ca, authority.certificate, { mode: 0o644 })
@@ -55,7 +55,7 @@ export function ensureTlsFiles({ paths, serverNames, serverOwner, now }: TlsOpti
     if (reason !== undefined) {
       const issuer = { key: authorityKey(paths, ca, leaf.kind, reason), commonName: commonNameOf(ca) }
       const request = { kind: leaf.kind, commonName: leaf.kind === 'server' ? 'localhost' : 'client', names: leaf.names }
-      const pair = makeCertificate({ ...request, ...validity(now, LEAF_DAYS) }, issuer)
+      const pair = await makeCertificate({ ...request, ...validity(now, LEAF_DAYS) }, issuer)
       writeFileAtomic(leaf.key, pair.key, { mode: 0o600, owner: leaf.owner })
       writeFileAtomic(leaf.certificate, pair.certificate, { mode: 0o644 })
       made.push(leaf.kind)
@@ -64,6 +64,12 @@ export function ensureTlsFiles({ paths, serverNames, serverOwner, now }: TlsOpti
     }
   }
   return made
+}
+
+/** The X.509 library is large, and most starts have nothing to make. */
+async function makeCertificate(request: CertificateRequest, issuer?: { key: string; commonName: string }): Promise<KeyAndCertificate> {
+  const library = await import('./certificate.ts')
+  return library.makeCertificate(request, issuer)
 }
 
 /** Why this pair can't be used any longer; undefined when it can. */

@@ -26,51 +26,51 @@ function folder(t: TestContext): TlsPaths {
 const ensure = (paths: TlsPaths, options: { at?: Date; names?: string[] } = {}) =>
   ensureTlsFiles({ paths, serverNames: options.names ?? ['localhost', '127.0.0.1'], serverOwner: undefined, now: options.at ?? now })
 
-test('makes all once, keys for nobody else', (t) => {
+test('makes all once, keys for nobody else', async (t) => {
   const paths = folder(t)
-  assert.deepEqual(ensure(paths), ['authority', 'server', 'client'])
+  assert.deepEqual(await ensure(paths), ['authority', 'server', 'client'])
   for (const key of [paths.caKey, paths.serverKey, paths.clientKey]) assert.equal(statSync(key).mode & 0o777, 0o600)
-  assert.deepEqual(ensure(paths), [])
+  assert.deepEqual(await ensure(paths), [])
   const ca = new X509Certificate(readFileSync(paths.ca))
   assert.ok(Date.parse(ca.validTo) - now.getTime() > 3650 * DAY)
 })
 
-test('renews a pair thirty days before its end, and keeps the authority', (t) => {
+test('renews a pair thirty days before its end, and keeps the authority', async (t) => {
   const paths = folder(t)
-  ensure(paths)
+  await ensure(paths)
   const ca = readFileSync(paths.ca, 'utf8')
-  assert.deepEqual(ensure(paths, { at: new Date(now.getTime() + 366 * DAY) }), [])
-  assert.deepEqual(ensure(paths, { at: new Date(now.getTime() + 368 * DAY) }), ['server', 'client'])
+  assert.deepEqual(await ensure(paths, { at: new Date(now.getTime() + 366 * DAY) }), [])
+  assert.deepEqual(await ensure(paths, { at: new Date(now.getTime() + 368 * DAY) }), ['server', 'client'])
   assert.equal(readFileSync(paths.ca, 'utf8'), ca)
 })
 
-test('mends a key and a certificate that do not match, as a crash between them leaves', (t) => {
+test('mends a key and a certificate that do not match, as a crash between them leaves', async (t) => {
   const paths = folder(t)
-  ensure(paths)
+  await ensure(paths)
   writeFileSync(paths.serverKey, readFileSync(paths.clientKey))
-  assert.deepEqual(ensure(paths), ['server'])
+  assert.deepEqual(await ensure(paths), ['server'])
   rmSync(paths.clientCertificate)
-  assert.deepEqual(ensure(paths), ['client'])
+  assert.deepEqual(await ensure(paths), ['client'])
   writeFileSync(paths.serverCertificate, 'torn')
-  assert.deepEqual(ensure(paths), ['server'])
+  assert.deepEqual(await ensure(paths), ['server'])
   // The authority's key without its certificate: it was never shown to anybody.
   rmSync(paths.ca)
-  assert.deepEqual(ensure(paths), ['authority', 'server', 'client'])
+  assert.deepEqual(await ensure(paths), ['authority', 'server', 'client'])
 })
 
-test('makes the server anew when it needs another name', (t) => {
+test('makes the server anew when it needs another name', async (t) => {
   const paths = folder(t)
-  ensure(paths)
-  assert.deepEqual(ensure(paths, { names: ['localhost', '127.0.0.1', '192.0.2.1'] }), ['server'])
-  assert.deepEqual(ensure(paths), [])
+  await ensure(paths)
+  assert.deepEqual(await ensure(paths, { names: ['localhost', '127.0.0.1', '192.0.2.1'] }), ['server'])
+  assert.deepEqual(await ensure(paths), [])
 })
 
-test('never replaces the authority: without its key it says what is missing', (t) => {
+test('never replaces the authority: without its key it says what is missing', async (t) => {
   const paths = folder(t)
-  ensure(paths)
+  await ensure(paths)
   rmSync(paths.caKey)
-  assert.deepEqual(ensure(paths), [], 'nothing to sign')
-  assert.throws(
+  assert.deepEqual(await ensure(paths), [], 'nothing to sign')
+  await assert.rejects(
     () => ensure(paths, { at: new Date(now.getTime() + 390 * DAY) }),
     (error) => error instanceof BeyondError && error.code === 'BAD_CERTIFICATE' && error.message.includes(paths.caKey),
   )
