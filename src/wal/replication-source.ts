@@ -45,7 +45,7 @@ export interface SourceControl {
 }
 
 /** Options of every session: text output does not depend on the settings of a role or database. */
-const PINNED = '-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C -c wal_sender_timeout=60s'
+const PINNED = '-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C -c client_encoding=UTF8 -c wal_sender_timeout=60s'
 
 const CONFIRM_INTERVAL_MS = 50
 /** A status update at least this often keeps the walsender content (wal_sender_timeout, 60 s) and the slot's xmin moving. */
