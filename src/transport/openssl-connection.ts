@@ -47,6 +47,7 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
   #remoteStreams = 0
   #state: 'handshaking' | 'open' | 'draining' | 'lingering' | 'freed' = 'handshaking'
   #deadline: number
+  #wasOpen = false
   #closeArgs: CloseArgs | undefined
   #closeInfo: CloseInfo | undefined
   /** The end was seen in the last round; streams have had the chance to read what came before it. */
@@ -184,6 +185,7 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
     }
     this.peerName = commonName(certificate)
     this.#state = 'open'
+    this.#wasOpen = true
     this.#deadline = Infinity
     this.engine.attended.delete(this)
     this.#rearm()
@@ -243,7 +245,8 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
         this.#deadline = performance.now() + LINGER_MS
         this.#rearm()
         this.#tellEnd(info)
-        if (info.remote || !info.application) this.#free()
+        // Who never was let in is not worth the memory of repeating it.
+        if (info.remote || !info.application || !this.#wasOpen) this.#free()
         break
       }
       case 'lingering':

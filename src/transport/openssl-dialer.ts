@@ -5,7 +5,7 @@ import { BeyondError } from '../errors.ts'
 import { OpensslConnection } from './openssl-connection.ts'
 import type { ConnectionOwner } from './openssl-connection.ts'
 import { createContext, takeError } from './openssl-credentials.ts'
-import { Engine } from './openssl-engine.ts'
+import { Driver, Engine } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
 import type { Pointer } from './openssl-ffi.ts'
 import { connectUdp } from './openssl-socket.ts'
@@ -99,17 +99,20 @@ class Dial implements ConnectionOwner {
   readonly maxStreams = MAX_SERVER_STREAMS
   readonly connection: OpensslConnection
   readonly result = Promise.withResolvers<QuicConnection>()
+  readonly #driver: Driver
   readonly #options: DialOptions
   readonly #address: QuicAddress
 
   constructor(options: DialOptions, address: QuicAddress, socket: UdpSocket, ssl: Pointer, deadline: number) {
     this.#options = options
     this.#address = address
-    this.engine = new Engine(socket, ssl)
+    this.#driver = new Driver(socket, () => this.#driver.wake(this.engine))
+    this.engine = new Engine(this.#driver, ssl)
     this.connection = new OpensslConnection(this, ssl, address, false, options.alpn, deadline)
     // -1, "want read": it goes on in the engine's turns.
     ffi.SSL_connect(ssl)
     ffi.ERR_clear_error()
+    this.engine.touch()
   }
 
   established(connection: OpensslConnection): void {
@@ -122,6 +125,7 @@ class Dial implements ConnectionOwner {
 
   freed(): void {
     this.engine.close()
+    this.#driver.close()
     // Nothing if it is settled already.
     this.result.reject(dialError(this.#options, this.#address, { code: 0n, reason: 'closed', remote: false, application: false }, ffi.X509_V_OK))
   }

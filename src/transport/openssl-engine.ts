@@ -1,8 +1,11 @@
 /**
- * Drives one OpenSSL engine: a UDP socket with its listener, or with its one dialed connection. Owns the socket, its watch
- * in the event loop, the timer and the table of objects that are polled; leaves what the events mean to the objects.
+ * Drives OpenSSL's QUIC engines over one UDP socket.
  *
- * A turn: SSL_handle_events (reads datagrams, runs timers, sends), one SSL_poll over all objects, their callbacks,
+ * `Driver` owns the socket and its watch in the event loop. `Engine` is what one SSL_handle_events drives: a dialed connection, or a
+ * listener with its accepted connections; it owns its timer and the table of objects that are polled. What events mean is
+ * left to the objects.
+ *
+ * A turn of an engine: SSL_handle_events (takes in datagrams, runs timers, sends), one SSL_poll over all objects, their callbacks,
  * and once more if the callbacks have read or written. All application callbacks come from here, so none runs within a call of
  * the application's. A turn is bounded; while there is more to do, turns follow each other through setImmediate, so
  * that the rest of the process has its share.
@@ -25,16 +28,93 @@ export type Polled = { onEvents(events: number): void }
 /** What needs a look in every turn for a while: handshakes, closing connections. `deadline` in ms of performance.now(). */
 export type Attended = { readonly deadline: number; attend(now: number): void }
 
-export class Engine {
-  readonly table = new PollTable()
-  readonly attended = new Set<Attended>()
+export class Driver {
   readonly #socket: UdpSocket
-  #root: Pointer
-  readonly #receive: ((root: Pointer) => void) | undefined
+  readonly #onReadable: () => void
+  readonly #ready = new Set<Engine>()
+  /** Engines that the socket has not taken all from. */
+  readonly #writers = new Set<Engine>()
   #watch: FdWatch | undefined
   #watchesWrites = false
   #watchStopped = false
+  #isReadable = false
   #immediate: NodeJS.Immediate | undefined
+
+  /** Takes over the socket. `onReadable` is called at the start of a turn; it wakes the engines that have something to do. */
+  constructor(socket: UdpSocket, onReadable: () => void) {
+    this.#socket = socket
+    this.#onReadable = onReadable
+    this.#watch = ffi.watch(socket.fd, { readable: true, writable: false }, this.#onSocket)
+  }
+
+  get isOpen(): boolean {
+    return this.#watch !== undefined
+  }
+
+  wake(engine: Engine): void {
+    this.#ready.add(engine)
+    this.#schedule()
+  }
+
+  /** For `onReadable`: it has left something unread. */
+  readAgain(): void {
+    this.#isReadable = true
+    this.#schedule()
+  }
+
+  awaitWrite(engine: Engine, wants: boolean): void {
+    if (wants) this.#writers.add(engine)
+    else this.#writers.delete(engine)
+  }
+
+  /** Closes the socket. Engines must be closed before. */
+  close(): void {
+    if (this.#watch === undefined) return
+    this.#watch.close()
+    this.#watch = undefined
+    if (this.#immediate !== undefined) clearImmediate(this.#immediate)
+    this.#immediate = undefined
+    this.#ready.clear()
+    this.#socket.close()
+  }
+
+  readonly #onSocket = (status: number): void => {
+    // An error on the socket (ICMP) stops the watch; OpenSSL meets the error when it reads.
+    if (status !== 0) this.#watchStopped = true
+    this.#isReadable = true
+    for (const engine of this.#writers) this.#ready.add(engine)
+    this.#schedule()
+  }
+
+  readonly #turn = (): void => {
+    this.#immediate = undefined
+    if (this.#isReadable) {
+      this.#isReadable = false
+      this.#onReadable()
+    }
+    const engines = [...this.#ready]
+    this.#ready.clear()
+    for (const engine of engines) engine.turn()
+    // What OpenSSL leaves in the error queue of this thread would confuse other users of OpenSSL in the process.
+    ffi.ERR_clear_error()
+    const wantsWrite = this.#writers.size > 0
+    if (wantsWrite === this.#watchesWrites && !this.#watchStopped) return
+    this.#watchesWrites = wantsWrite
+    this.#watchStopped = false
+    this.#watch?.start({ readable: true, writable: wantsWrite }, this.#onSocket)
+  }
+
+  #schedule(): void {
+    if (this.#watch !== undefined) this.#immediate ??= setImmediate(this.#turn)
+  }
+}
+
+export class Engine {
+  readonly table = new PollTable()
+  readonly attended = new Set<Attended>()
+  readonly #driver: Driver
+  #root: Pointer
+  #isOpen = true
   #timer: NodeJS.Timeout | undefined
   #timerAt = Infinity
   /** Something was read, written or closed: acknowledgements, credit or data wait to be sent. */
@@ -42,60 +122,37 @@ export class Engine {
   #inTurn = false
   #idleTurns = 0
 
-  /**
-   * Takes over the socket. `root` is the listener or connection whose SSL_handle_events drives all of its engine; it reads the
-   * socket, unless `receive` does and hands on what it reads.
-   */
-  constructor(socket: UdpSocket, root: Pointer, receive?: (root: Pointer) => void) {
-    this.#socket = socket
+  /** `root` is the listener or connection whose SSL_handle_events drives the engine; its owner frees it. */
+  constructor(driver: Driver, root: Pointer) {
+    this.#driver = driver
     this.#root = root
-    this.#receive = receive
-    this.#watch = ffi.watch(socket.fd, { readable: true, writable: false }, this.#onSocket)
-    this.touch()
-  }
-
-  get isOpen(): boolean {
-    return this.#watch !== undefined
   }
 
   /** Asks for a turn soon, in which what was read or written takes effect on the network. */
   touch(): void {
     this.#dirty = true
-    if (!this.#inTurn) this.#schedule()
+    if (!this.#inTurn && this.#isOpen) this.#driver.wake(this)
   }
 
-  /** Drives another object from now on, on the same socket. The caller frees the former. */
+  /** Drives another object from now on. The caller frees the former. */
   replaceRoot(root: Pointer): void {
     this.#root = root
     this.touch()
   }
 
-  /** Closes the socket. Native objects must be freed before. */
   close(): void {
-    if (this.#watch === undefined) return
-    this.#watch.close()
-    this.#watch = undefined
-    if (this.#immediate !== undefined) clearImmediate(this.#immediate)
-    this.#immediate = undefined
+    this.#isOpen = false
+    this.#driver.awaitWrite(this, false)
     clearTimeout(this.#timer)
     this.#timer = undefined
-    this.#socket.close()
   }
 
-  readonly #onSocket = (status: number): void => {
-    // An error on the socket (ICMP) stops the watch; OpenSSL meets the error when it reads.
-    if (status !== 0) this.#watchStopped = true
-    this.#schedule()
-  }
-
-  readonly #turn = (): void => {
-    this.#immediate = undefined
-    if (this.#watch === undefined) return
+  turn(): void {
+    if (!this.#isOpen) return
     this.#inTurn = true
     let happened = false
-    for (let round = 0; round < ROUNDS && this.isOpen; round++) {
+    for (let round = 0; round < ROUNDS && this.#isOpen; round++) {
       this.#dirty = false
-      this.#receive?.(this.#root)
       ffi.SSL_handle_events(this.#root)
       if (this.table.poll()) {
         happened = true
@@ -108,26 +165,16 @@ export class Engine {
       if (!this.#dirty) break
     }
     this.#inTurn = false
-    // What OpenSSL leaves in the error queue of this thread would confuse other users of OpenSSL in the process.
-    ffi.ERR_clear_error()
-    if (this.isOpen) this.#settle(happened)
+    if (this.#isOpen) this.#settle(happened)
   }
 
   /** Decides what wakes the engine next: another turn at once, the socket, the timer. */
   #settle(happened: boolean): void {
     const ms = this.#eventTimeoutMs()
     this.#idleTurns = happened ? 0 : this.#idleTurns + 1
-    if (this.#dirty || happened || (ms <= 0 && this.#idleTurns < IDLE_TURNS)) this.#schedule()
+    if (this.#dirty || happened || (ms <= 0 && this.#idleTurns < IDLE_TURNS)) this.#driver.wake(this)
     else this.#setTimer(ms)
-    const wantsWrite = ffi.SSL_net_write_desired(this.#root) === 1
-    if (wantsWrite === this.#watchesWrites && !this.#watchStopped) return
-    this.#watchesWrites = wantsWrite
-    this.#watchStopped = false
-    this.#watch?.start({ readable: true, writable: wantsWrite }, this.#onSocket)
-  }
-
-  #schedule(): void {
-    if (this.#watch !== undefined) this.#immediate ??= setImmediate(this.#turn)
+    this.#driver.awaitWrite(this, ffi.SSL_net_write_desired(this.#root) === 1)
   }
 
   #eventTimeoutMs(): number {
@@ -149,7 +196,7 @@ export class Engine {
     this.#timerAt = at
     this.#timer = setTimeout(() => {
       this.#timer = undefined
-      this.#schedule()
+      this.#driver.wake(this)
     }, wait)
   }
 }

@@ -142,10 +142,6 @@ export const ERR_reason_error_string = bind<(code: number) => string | null>('ER
 export const BIO_ADDR_new = bind<() => Pointer>('BIO_ADDR_new', handle, [])
 export const BIO_ADDR_free = bind<(address: Pointer) => void>('BIO_ADDR_free', 'void', [handle])
 export const BIO_ADDR_sockaddr_noconst = bind<(address: Pointer) => Pointer>('BIO_ADDR_sockaddr_noconst', handle, [handle])
-export const BIO_ADDR_rawaddress = bind<(address: Pointer, bytes: Memory, length: Memory) => number>(
-  'BIO_ADDR_rawaddress', 'int', [handle, memory, memory])
-/** In network byte order. */
-export const BIO_ADDR_rawport = bind<(address: Pointer) => number>('BIO_ADDR_rawport', 'uint16', [handle])
 
 // ── the C library ───────────────────────────────────────────────────────────────────────────────────────────────────
 export const c = {
@@ -165,6 +161,10 @@ export const errno = (): number => koffi.errno()
 /** Copies bytes out of foreign memory. */
 export function bytesAt(pointer: Pointer, length: number): Buffer {
   return length === 0 || pointer === 0 ? Buffer.alloc(0) : Buffer.from(koffi.decode(BigInt(pointer), 'uint8', length) as Uint8Array)
+}
+/** Foreign memory itself; not to be used once it is freed. */
+export function viewOf(pointer: Pointer, length: number): Buffer {
+  return Buffer.from(koffi.view(BigInt(pointer), length))
 }
 export function storePointer(at: Pointer, value: Pointer): void {
   koffi.encode(BigInt(at), 'intptr_t', value)

@@ -1,9 +1,15 @@
-/** A QUIC listener: admits, accepts and bounds connections. Owns its socket, its TLS context and its connections. */
+/**
+ * A QUIC listener: admits, accepts and bounds connections. Owns its socket, its TLS context, its engines and their connections.
+ *
+ * Connections are spread over engines by the address of the peer, so that the work for a datagram does not grow with the number of
+ * connections: SSL_handle_events looks at all of its engine's. OpenSSL 3.5 follows no peer to another address, so a
+ * connection stays where it is.
+ */
 import { BeyondError } from '../errors.ts'
 import { OpensslConnection } from './openssl-connection.ts'
 import type { ConnectionOwner } from './openssl-connection.ts'
 import { createContext, takeError } from './openssl-credentials.ts'
-import { callOut, Engine } from './openssl-engine.ts'
+import { callOut, Driver, Engine } from './openssl-engine.ts'
 import type { Polled } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
 import type { Pointer } from './openssl-ffi.ts'
@@ -12,8 +18,11 @@ import { bindUdp } from './openssl-socket.ts'
 import type { UdpSocket } from './openssl-socket.ts'
 import type { ListenOptions, QuicAddress, QuicConnection, QuicListener, QuicLimits } from './quic.ts'
 
-/** Before a listener whose socket has failed is opened again. */
+/** Before an engine whose socket has failed is opened again. */
 const REOPEN_MS = 100
+/** Connections per engine when the listener is full and the peers spread evenly. */
+const CONNECTIONS_PER_ENGINE = 8
+const MAX_ENGINES = 256
 const NO_ADDRESS: QuicAddress = { host: '', port: 0 }
 
 /** `options.address.host` is an IP address. */
@@ -27,56 +36,57 @@ export function listenAt(options: ListenOptions): QuicListener {
   }
 }
 
-class OpensslListener implements QuicListener, ConnectionOwner, Polled {
-  readonly engine: Engine
+class OpensslListener implements QuicListener {
   readonly address: QuicAddress
-  readonly maxStreams: number
+  readonly driver: Driver
+  readonly limits: QuicLimits
+  readonly alpn: string
   onConnection: (connection: QuicConnection) => void = () => {}
-  readonly #limits: QuicLimits
-  readonly #alpn: string
   readonly #ctx: Pointer
   readonly #socket: UdpSocket
   readonly #id: number
   readonly #receiver: Receiver
+  /** Made when the first datagram for it arrives. */
+  readonly #shards: (Shard | undefined)[]
   /** Senders of the first datagrams of connections that are not freed, by SSL object. */
   readonly #peers = new Map<Pointer, QuicAddress>()
   /** Connections that count: since their ClientHello was let in, until they are freed. */
   readonly #admitted = new Set<Pointer>()
   readonly #perAddress = new Map<string, number>()
   readonly #connections = new Set<OpensslConnection>()
-  #root: Pointer
-  #slot: number
-  #reopenTimer: NodeJS.Timeout | undefined
   #closing: PromiseWithResolvers<void> | undefined
 
-  /** Takes over context and socket, unless it throws: then the socket is closed and the context left to the caller. */
+  /** Takes over the socket, and the context unless it throws. */
   constructor({ limits, alpn }: ListenOptions, ctx: Pointer, socket: UdpSocket) {
-    this.#limits = limits
-    this.maxStreams = limits.maxStreamsPerConnection
-    this.#alpn = alpn
+    this.limits = limits
+    this.alpn = alpn
     this.#ctx = ctx
     this.#socket = socket
     this.address = socket.local
+    const engines = Math.min(Math.max(1, Math.ceil(limits.maxConnections / CONNECTIONS_PER_ENGINE)), MAX_ENGINES)
+    this.#shards = Array.from({ length: engines })
+    this.#receiver = new Receiver(socket.fd)
     this.#id = registry.add(this)
     ffi.SSL_CTX_set_alpn_select_cb(ctx, registry.alpnSelect, this.#id)
     ffi.SSL_CTX_set_new_pending_conn_cb(ctx, registry.newPending, this.#id)
     ffi.SSL_CTX_set_client_hello_cb(ctx, registry.clientHello, this.#id)
+    this.driver = new Driver(socket, () => this.#receive())
     try {
-      this.#root = this.#open()
+      // One is made now: what is wrong shows here rather than with the first client.
+      this.#shards[0] = new Shard(this)
     } catch (error) {
-      registry.remove(this.#id)
-      socket.close()
+      this.#release()
       throw error
     }
-    this.#receiver = new Receiver(socket.fd)
-    this.engine = new Engine(socket, this.#root, (root) => this.#receiver.receive(root))
-    this.#slot = this.engine.table.add(this.#root, ffi.pollEvent.IC | ffi.pollEvent.EL, this)
+  }
+
+  get isClosing(): boolean {
+    return this.#closing !== undefined
   }
 
   close(code = 0n, reason = ''): Promise<void> {
     if (this.#closing !== undefined) return this.#closing.promise
     this.#closing = Promise.withResolvers<void>()
-    clearTimeout(this.#reopenTimer)
     for (const connection of this.#connections) connection.close(code, reason)
     this.#endIfEmpty()
     return this.#closing.promise
@@ -86,17 +96,29 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     await this.close()
   }
 
-  onEvents(events: number): void {
-    if (events & ffi.pollEvent.IC) this.#accept()
-    if (events & ffi.pollEvent.EL) this.#reopen()
+  /** A listening SSL object that writes to the socket and reads nothing: the receiver does. */
+  openRoot(): Pointer {
+    ffi.ERR_clear_error()
+    // No flags: addresses are validated by Retry before any state is kept.
+    const root = ffi.SSL_new_listener(this.#ctx, 0)
+    const bio = root === 0 ? 0 : ffi.BIO_new_dgram(this.#socket.fd, 0)
+    if (bio !== 0) {
+      ffi.SSL_set0_wbio(root, bio)
+      if (ffi.SSL_set_blocking_mode(root, 0) === 1 && ffi.SSL_listen(root) === 1) return root
+    }
+    const reason = takeError()
+    if (root !== 0) ffi.SSL_free(root)
+    throw new BeyondError('INTERNAL', `OpenSSL does not listen: ${reason}.`)
   }
 
-  established(connection: OpensslConnection): void {
-    callOut(() => this.onConnection(connection))
+  /** A connection that OpenSSL has made. */
+  accepted(shard: Shard, ssl: Pointer): void {
+    const peer = this.#peers.get(ssl) ?? NO_ADDRESS
+    const connection = new OpensslConnection(shard, ssl, peer, true, this.alpn, performance.now() + this.limits.handshakeTimeoutMs)
+    this.#connections.add(connection)
+    // A ClientHello of several datagrams may not be complete yet: it is counted now. A refused one has ended by itself.
+    if (!this.admit(ssl)) connection.refuse()
   }
-
-  /** Nobody has heard of it. Refused certificates and scanners are everyday; the peer is told by TLS. */
-  handshakeFailed(): void {}
 
   freed(connection: OpensslConnection): void {
     this.#connections.delete(connection)
@@ -123,8 +145,8 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     if (this.#admitted.has(ssl)) return true
     const { host } = this.#peers.get(ssl) ?? NO_ADDRESS
     const fromThere = this.#perAddress.get(host) ?? 0
-    const { maxConnections, maxConnectionsPerAddress, idleTimeoutMs } = this.#limits
-    if (this.#closing !== undefined || this.#admitted.size >= maxConnections || fromThere >= maxConnectionsPerAddress) return false
+    const { maxConnections, maxConnectionsPerAddress, idleTimeoutMs } = this.limits
+    if (this.isClosing || this.#admitted.size >= maxConnections || fromThere >= maxConnectionsPerAddress) return false
     this.#admitted.add(ssl)
     this.#perAddress.set(host, fromThere + 1)
     // The public SSL_set_value_uint takes the lock, and after this moment our transport parameters are written.
@@ -136,23 +158,85 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
   selectAlpn(list: Buffer): { offset: number; length: number } | undefined {
     for (let at = 0; at < list.length; at += 1 + list[at]!) {
       const length = list[at]!
-      if (list.toString('latin1', at + 1, at + 1 + length) === this.#alpn) return { offset: at + 1, length }
+      if (list.toString('latin1', at + 1, at + 1 + length) === this.alpn) return { offset: at + 1, length }
     }
     return undefined
   }
 
-  #open(): Pointer {
-    ffi.ERR_clear_error()
-    // No flags: addresses are validated by Retry before any state is kept.
-    const root = ffi.SSL_new_listener(this.#ctx, 0)
-    // OpenSSL only writes to the socket: the receiver reads it.
-    const bio = ffi.BIO_new_dgram(this.#socket.fd, 0)
-    if (root !== 0 && bio !== 0) ffi.SSL_set0_wbio(root, bio)
-    else ffi.BIO_free(bio)
-    if (root !== 0 && bio !== 0 && ffi.SSL_set_blocking_mode(root, 0) === 1 && ffi.SSL_listen(root) === 1) return root
-    const reason = takeError()
-    if (root !== 0) ffi.SSL_free(root)
-    throw new BeyondError('INTERNAL', `OpenSSL does not listen: ${reason}.`)
+  #receive(): void {
+    if (this.#receiver.receive(this.#route)) this.driver.readAgain()
+  }
+
+  readonly #route = (hash: number): Pointer => {
+    const index = hash % this.#shards.length
+    if (this.isClosing && this.#shards[index] === undefined) return 0
+    const shard = (this.#shards[index] ??= new Shard(this))
+    this.driver.wake(shard.engine)
+    return shard.root
+  }
+
+  #endIfEmpty(): void {
+    if (this.#closing === undefined || this.#connections.size > 0 || !this.driver.isOpen) return
+    this.#release()
+    ffi.SSL_CTX_free(this.#ctx)
+    this.#closing.resolve()
+  }
+
+  #release(): void {
+    for (const shard of this.#shards) shard?.free()
+    this.driver.close()
+    this.#receiver.free()
+    registry.remove(this.#id)
+  }
+}
+
+/** One engine of the listener. */
+class Shard implements ConnectionOwner, Polled {
+  readonly engine: Engine
+  readonly maxStreams: number
+  readonly #listener: OpensslListener
+  #root: Pointer
+  #slot: number
+  #reopenTimer: NodeJS.Timeout | undefined
+
+  constructor(listener: OpensslListener) {
+    this.#listener = listener
+    this.maxStreams = listener.limits.maxStreamsPerConnection
+    this.#root = listener.openRoot()
+    this.engine = new Engine(listener.driver, this.#root)
+    this.#slot = this.#watchRoot()
+  }
+
+  get root(): Pointer {
+    return this.#root
+  }
+
+  /** Its connections must be freed before. */
+  free(): void {
+    clearTimeout(this.#reopenTimer)
+    this.engine.table.remove(this.#slot)
+    this.engine.close()
+    ffi.SSL_free(this.#root)
+  }
+
+  onEvents(events: number): void {
+    if (events & ffi.pollEvent.IC) this.#accept()
+    if (events & ffi.pollEvent.EL) this.#reopen()
+  }
+
+  established(connection: OpensslConnection): void {
+    callOut(() => this.#listener.onConnection(connection))
+  }
+
+  /** Nobody has heard of it. Refused certificates and scanners are everyday; the peer is told by TLS. */
+  handshakeFailed(): void {}
+
+  freed(connection: OpensslConnection): void {
+    this.#listener.freed(connection)
+  }
+
+  #watchRoot(): number {
+    return this.engine.table.add(this.#root, ffi.pollEvent.IC | ffi.pollEvent.EL, this)
   }
 
   #accept(): void {
@@ -160,11 +244,7 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
     while (ffi.SSL_get_accept_connection_queue_len(this.#root) > 0) {
       const ssl = ffi.SSL_accept_connection(this.#root, ffi.SSL_ACCEPT_CONNECTION_NO_BLOCK)
       if (ssl === 0) break
-      const peer = this.#peers.get(ssl) ?? NO_ADDRESS
-      const connection = new OpensslConnection(this, ssl, peer, true, this.#alpn, performance.now() + this.#limits.handshakeTimeoutMs)
-      this.#connections.add(connection)
-      // A ClientHello of several datagrams may not be complete yet: it is counted now. A refused one has ended by itself.
-      if (!this.admit(ssl)) connection.refuse()
+      this.#listener.accepted(this, ssl)
     }
   }
 
@@ -173,32 +253,21 @@ class OpensslListener implements QuicListener, ConnectionOwner, Polled {
    * down, a firewall forbids): every connection of it has ended, and no new one would come. So a new port takes the socket.
    */
   #reopen(): void {
+    this.#accept()
     this.engine.table.remove(this.#slot)
-    if (this.#closing !== undefined) return
     this.#reopenTimer = setTimeout(() => {
       const former = this.#root
-      this.#root = this.#open()
-      this.#slot = this.engine.table.add(this.#root, ffi.pollEvent.IC | ffi.pollEvent.EL, this)
+      this.#root = this.#listener.openRoot()
+      this.#slot = this.#watchRoot()
       this.engine.replaceRoot(this.#root)
       ffi.SSL_free(former)
     }, REOPEN_MS)
-  }
-
-  #endIfEmpty(): void {
-    if (this.#closing === undefined || this.#connections.size > 0 || !this.engine.isOpen) return
-    this.engine.table.remove(this.#slot)
-    ffi.SSL_free(this.#root)
-    this.engine.close()
-    this.#receiver.free()
-    ffi.SSL_CTX_free(this.#ctx)
-    registry.remove(this.#id)
-    this.#closing.resolve()
   }
 }
 
 /**
  * OpenSSL's callbacks into JavaScript, registered once for all listeners; the callback argument tells which one is meant.
- * They run within SSL_handle_events and never throw.
+ * They run within calls of OpenSSL and never throw.
  */
 class Registry {
   readonly #listeners = new Map<number, OpensslListener>()

@@ -1,8 +1,9 @@
 /**
- * Reads datagrams for a listener and hands them to OpenSSL one by one, so that it is known from where a new connection comes:
- * OpenSSL 3.5 has no call that tells the address of an accepted peer (SSL_get_peer_addr is younger).
+ * Reads datagrams for a listener and hands each to the engine of its sender.
  *
- * It also lets one turn take more datagrams than the 32 that SSL_handle_events reads, each of which looks at every connection.
+ * Reading them here instead of in OpenSSL does two things that OpenSSL 3.5 can't: it tells from where a new connection comes
+ * (SSL_get_peer_addr is younger), and it lets a listener have many engines on one socket (SSL_handle_events looks at every
+ * connection of its engine, at 1 to 2 µs each, whatever the datagram was for).
  */
 import * as ffi from './openssl-ffi.ts'
 import type { Pointer } from './openssl-ffi.ts'
@@ -14,7 +15,10 @@ const BATCH = 64
 const DATAGRAM_BYTES = 2048
 /** struct mmsghdr on 64-bit Linux: name, its length, iovec, its length, control, its length, flags; then the bytes received. */
 const HEADER_BYTES = 64
+/** sockaddr_in6, the longer one. Family (u16), port (u16 big-endian), IPv4 address at 4 or IPv6 address at 8. */
 const SOCKADDR_BYTES = 28
+
+type Sender = { readonly address: Pointer; readonly sockaddr: Buffer }
 
 export class Receiver {
   readonly #fd: number
@@ -22,8 +26,8 @@ export class Receiver {
   readonly #dataAt = Number(ffi.addressOf(this.#data))
   readonly #vectors = Buffer.alloc(BATCH * 16)
   readonly #headers = new Uint32Array((BATCH * HEADER_BYTES) / 4)
-  readonly #addresses: Pointer[] = []
-  #current: Pointer = 0
+  readonly #senders: Sender[] = []
+  #current: Sender | undefined
 
   constructor(fd: number) {
     this.#fd = fd
@@ -31,40 +35,55 @@ export class Receiver {
     const headers = Buffer.from(this.#headers.buffer)
     for (let index = 0; index < BATCH; index++) {
       const address = ffi.BIO_ADDR_new()
-      this.#addresses.push(address)
+      const inner = ffi.BIO_ADDR_sockaddr_noconst(address)
+      this.#senders.push({ address, sockaddr: ffi.viewOf(inner, SOCKADDR_BYTES) })
       this.#vectors.writeBigUInt64LE(BigInt(this.#dataAt + index * DATAGRAM_BYTES), index * 16)
       this.#vectors.writeBigUInt64LE(BigInt(DATAGRAM_BYTES), index * 16 + 8)
-      headers.writeBigUInt64LE(BigInt(ffi.BIO_ADDR_sockaddr_noconst(address)), index * HEADER_BYTES)
+      headers.writeBigUInt64LE(BigInt(inner), index * HEADER_BYTES)
       headers.writeBigUInt64LE(vectorsAt + BigInt(index * 16), index * HEADER_BYTES + 16)
       headers.writeBigUInt64LE(1n, index * HEADER_BYTES + 24)
     }
   }
 
-  /** Moves what has arrived, up to a batch, into OpenSSL; it is dealt with in the next SSL_handle_events. */
-  receive(listener: Pointer): void {
+  /**
+   * Moves what has arrived, up to a batch, into OpenSSL, where the next SSL_handle_events deals with it. `route` answers the listener for
+   * a sender, by the hash of its address and port. Returns true if there may be more.
+   */
+  receive(route: (hash: number) => Pointer): boolean {
     // The kernel writes the length of each address; it must not limit the next one.
     for (let index = 0; index < BATCH; index++) this.#headers[(index * HEADER_BYTES) / 4 + 2] = SOCKADDR_BYTES
     const count = ffi.c.recvmmsg(this.#fd, this.#headers as unknown as Uint8Array, BATCH, ffi.MSG_DONTWAIT, 0)
     for (let index = 0; index < count; index++) {
-      this.#current = this.#addresses[index]!
+      const sender = this.#senders[index]!
       const length = this.#headers[(index * HEADER_BYTES) / 4 + 14]!
-      ffi.SSL_inject_net_dgram(listener, this.#dataAt + index * DATAGRAM_BYTES, length, this.#current, 0)
+      this.#current = sender
+      const listener = route(hashOf(sender.sockaddr))
+      if (listener !== 0) ffi.SSL_inject_net_dgram(listener, this.#dataAt + index * DATAGRAM_BYTES, length, sender.address, 0)
     }
-    this.#current = 0
+    this.#current = undefined
+    return count === BATCH
   }
 
   /** Sender of the datagram that OpenSSL is looking at. */
   currentPeer(): QuicAddress {
-    if (this.#current === 0) return { host: '', port: 0 }
-    const port = ffi.BIO_ADDR_rawport(this.#current)
-    if (ffi.BIO_ADDR_rawaddress(this.#current, addressBytes, addressLength as unknown as Uint8Array) !== 1) return { host: '', port: 0 }
-    return { host: formatIP(addressBytes.subarray(0, Number(addressLength[0]))), port: ((port & 0xff) << 8) | (port >> 8) }
+    if (this.#current === undefined) return { host: '', port: 0 }
+    const { sockaddr } = this.#current
+    return { host: formatIP(isV6(sockaddr) ? sockaddr.subarray(8, 24) : sockaddr.subarray(4, 8)), port: sockaddr.readUInt16BE(2) }
   }
 
   free(): void {
-    for (const address of this.#addresses.splice(0)) ffi.BIO_ADDR_free(address)
+    for (const { address } of this.#senders.splice(0)) ffi.BIO_ADDR_free(address)
   }
 }
 
-const addressBytes = Buffer.alloc(32)
-const addressLength = new BigUint64Array(1)
+function isV6(sockaddr: Buffer): boolean {
+  return sockaddr.readUInt16LE(0) === ffi.AF_INET6
+}
+
+/** FNV-1a. */
+function hashOf(sockaddr: Buffer): number {
+  const end = isV6(sockaddr) ? 24 : 8
+  let hash = 0x811c9dc5
+  for (let at = 2; at < end; at++) hash = Math.imul(hash ^ sockaddr[at]!, 0x01000193)
+  return (hash ^ (hash >>> 15)) >>> 0
+}
