@@ -94,6 +94,8 @@ function positive(text: string): number {
 const isChange = (event: ChangeEvent): boolean => OPERATIONS.some((name) => name === event.kind)
 
 async function tail(flags: TailFlags, io: Io): Promise<void> {
+  // From here on Ctrl-C is ours.
+  const { stop } = io
   if (flags.consumer !== undefined && flags.positionFile !== undefined)
     throw new BeyondError('BAD_ARGUMENT', 'A consumer keeps its position at the service: use --consumer or --position-file, not both.')
   const saved = flags.positionFile === undefined ? undefined : await readPositionFile(flags.positionFile)
@@ -116,7 +118,7 @@ async function tail(flags: TailFlags, io: Io): Promise<void> {
     // Nothing counts as seen before it has been printed.
     acknowledge: 'manual',
     progress: true,
-    signal: AbortSignal.any([io.stop, output.gone, done.signal]),
+    signal: AbortSignal.any([stop, output.gone, done.signal]),
     onState: (state) => {
       if (state.status === 'streaming' && flags.untilNow && target.lsn === undefined) {
         target.lsn = state.welcome.head.lsn

@@ -4,6 +4,7 @@ import { isIP } from 'node:net'
 import { BeyondError, fromSystem } from '../errors.ts'
 import type { Start } from './client-session.ts'
 import type { Operation, Welcome } from './envelopes.ts'
+import { MAX_SERVER_FRAME_BYTES } from './frame.ts'
 import { parsePosition } from './position.ts'
 import { parseTimestamp } from './postgres-time.ts'
 import type { Credentials, Quic, QuicAddress } from './quic.ts'
@@ -62,6 +63,8 @@ export type SubscribeOptions = {
   readonly acknowledge?: 'auto' | 'manual'
   /** Deliver heartbeats, too, as events of kind 'progress'. */
   readonly progress?: boolean
+  /** Longest frame, and so the largest change, that is accepted. Bytes; 1 GiB by default, as much as Postgres allows. */
+  readonly maxFrameBytes?: number
   /** Ends the subscription, and the iteration without an error. */
   readonly signal?: AbortSignal
   readonly reconnect?: {
@@ -86,6 +89,7 @@ export type SubscriptionConfig = {
   readonly operations: readonly Operation[]
   readonly acknowledge: 'auto' | 'manual'
   readonly progress: boolean
+  readonly maxFrameBytes: number
   readonly backoff: { readonly minMs: number; readonly maxMs: number }
   readonly connectTimeoutMs: number
   readonly giveUpAfterMs: number
@@ -107,6 +111,7 @@ export function subscriptionConfig(options: SubscribeOptions): SubscriptionConfi
     operations,
     acknowledge: options.acknowledge ?? 'auto',
     progress: options.progress ?? false,
+    maxFrameBytes: options.maxFrameBytes ?? MAX_SERVER_FRAME_BYTES,
     backoff: { minMs: milliseconds(reconnect.minMs, 100, 'minMs'), maxMs: milliseconds(reconnect.maxMs, 5_000, 'maxMs') },
     connectTimeoutMs: milliseconds(reconnect.connectTimeoutMs, 10_000, 'connectTimeoutMs'),
     giveUpAfterMs: milliseconds(reconnect.giveUpAfterMs, Infinity, 'giveUpAfterMs'),

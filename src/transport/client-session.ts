@@ -15,7 +15,7 @@ import { decodeBegin, decodeCommit, decodeEnd, decodeMessage, decodeProgress, de
 import { Begin, Commit, Message, Progress, RowChange, SchemaChange, TransactionInfo, Truncate, type ChangeEvent, type Table } from './client-events.ts'
 import { compileRelation, type RelationReader } from './client-row.ts'
 import { envelopes, type End, type From, type Operation, type Position, type Welcome } from './envelopes.ts'
-import { encodeFrame, FrameReader, frameType, MAX_SERVER_FRAME_BYTES, PROTOCOL_VERSION, SINGLE_OBJECT_HEADER_BYTES, SINGLE_OBJECT_MARKER, type FrameType } from './frame.ts'
+import { encodeFrame, FrameReader, frameType, PROTOCOL_VERSION, SINGLE_OBJECT_HEADER_BYTES, SINGLE_OBJECT_MARKER, type FrameType } from './frame.ts'
 import { formatTransactionPosition, type StreamPosition } from './position.ts'
 
 /** Relation versions that one stream may announce, and the length of their schemas together (UTF-16 units). */
@@ -36,7 +36,7 @@ export type SessionOptions = {
   /** Deliver heartbeats as events. */
   readonly progress: boolean
   /** Longest frame, bytes. */
-  readonly maxFrameBytes?: number
+  readonly maxFrameBytes: number
 }
 
 type Stage = 'opening' | 'between' | 'inside' | 'ended'
@@ -122,7 +122,7 @@ export class ClientSession {
     this.#cut = this.#openTransaction()
     this.#transaction = undefined
     this.#index = 0
-    this.#frames = new FrameReader(this.#options.maxFrameBytes ?? MAX_SERVER_FRAME_BYTES)
+    this.#frames = new FrameReader(this.#options.maxFrameBytes)
     this.#relations = new Map()
     this.#schemaLength = 0
     this.#lastRelation = this.#noticed = undefined

@@ -80,8 +80,8 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
     this.#config = config
     this.#onState = context.onState ?? (() => {})
     this.#onClosed = context.onClosed
-    const { start, consumer, tables, operations, progress } = config
-    this.#session = new ClientSession({ client: context.client, start, consumer, tables, operations, progress })
+    const { start, consumer, tables, operations, progress, maxFrameBytes } = config
+    this.#session = new ClientSession({ client: context.client, start, consumer, tables, operations, progress, maxFrameBytes })
     const { signal } = context
     if (signal?.aborted) void this.close()
     else {

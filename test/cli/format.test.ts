@@ -12,7 +12,7 @@ const chain = '07'.repeat(32)
 
 /** Events as a client makes them of a transaction's frames. */
 function eventsOf(relations: readonly TestRelation[], frames: readonly Buffer[], options: { xid?: number; time?: bigint } = {}): ChangeEvent[] {
-  const client = new ClientSession({ client: 't', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: true })
+  const client = new ClientSession({ client: 't', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: true, maxFrameBytes: 1 << 24 })
   client.open()
   const events: ChangeEvent[] = []
   const transaction = new TestHistory().transaction(0x16b374d848n, frames, { xid: 733, ...options, schemas: relations })

@@ -33,7 +33,7 @@ const orders = new TestRelation('orders', [
 const people = new TestRelation('people', [{ name: 'name', type: 'text', key: true }])
 
 const session = (options: Partial<SessionOptions> = {}): ClientSession =>
-  new ClientSession({ client: 'test', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: false, ...options })
+  new ClientSession({ client: 'test', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: false, maxFrameBytes: 1 << 24, ...options })
 
 /** One line per event: all that a consumer could tell it by. */
 function line(event: ChangeEvent): string {
