@@ -6,16 +6,12 @@
  * connection stays where it is.
  */
 import { BeyondError } from '../errors.ts'
-import { OpensslConnection } from './openssl-connection.ts'
-import type { ConnectionOwner } from './openssl-connection.ts'
+import { OpensslConnection, type ConnectionOwner } from './openssl-connection.ts'
 import { createContext, takeError } from './openssl-credentials.ts'
-import { callOut, Driver, Engine } from './openssl-engine.ts'
-import type { Polled } from './openssl-engine.ts'
+import { callOut, Driver, Engine, type Polled } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
-import type { Pointer } from './openssl-ffi.ts'
 import { Receiver } from './openssl-receiver.ts'
-import { bindUdp } from './openssl-socket.ts'
-import type { UdpSocket } from './openssl-socket.ts'
+import { bindUdp, type UdpSocket } from './openssl-socket.ts'
 import type { ListenOptions, QuicAddress, QuicConnection, QuicListener, QuicLimits } from './quic.ts'
 
 /** Before an engine whose socket has failed is opened again. */
@@ -42,22 +38,22 @@ class OpensslListener implements QuicListener {
   readonly limits: QuicLimits
   readonly alpn: string
   onConnection: (connection: QuicConnection) => void = () => {}
-  readonly #ctx: Pointer
+  readonly #ctx: ffi.Pointer
   readonly #socket: UdpSocket
   readonly #id: number
   readonly #receiver: Receiver
   /** Made when the first datagram for it arrives. */
   readonly #shards: (Shard | undefined)[]
   /** Senders of the first datagrams of connections that are not freed, by SSL object. */
-  readonly #peers = new Map<Pointer, QuicAddress>()
+  readonly #peers = new Map<ffi.Pointer, QuicAddress>()
   /** Connections that count: since their ClientHello was let in, until they are freed. */
-  readonly #admitted = new Set<Pointer>()
+  readonly #admitted = new Set<ffi.Pointer>()
   readonly #perAddress = new Map<string, number>()
   readonly #connections = new Set<OpensslConnection>()
   #closing: PromiseWithResolvers<void> | undefined
 
   /** Takes over the socket, and the context unless it throws. */
-  constructor({ limits, alpn }: ListenOptions, ctx: Pointer, socket: UdpSocket) {
+  constructor({ limits, alpn }: ListenOptions, ctx: ffi.Pointer, socket: UdpSocket) {
     this.limits = limits
     this.alpn = alpn
     this.#ctx = ctx
@@ -97,7 +93,7 @@ class OpensslListener implements QuicListener {
   }
 
   /** A listening SSL object that writes to the socket and reads nothing: the receiver does. */
-  openRoot(): Pointer {
+  openRoot(): ffi.Pointer {
     ffi.ERR_clear_error()
     // No flags: addresses are validated by Retry before any state is kept.
     const root = ffi.SSL_new_listener(this.#ctx, 0)
@@ -112,7 +108,7 @@ class OpensslListener implements QuicListener {
   }
 
   /** A connection that OpenSSL has made. */
-  accepted(shard: Shard, ssl: Pointer): void {
+  accepted(shard: Shard, ssl: ffi.Pointer): void {
     const peer = this.#peers.get(ssl) ?? NO_ADDRESS
     const connection = new OpensslConnection(shard, ssl, peer, true, this.alpn, performance.now() + this.limits.handshakeTimeoutMs)
     this.#connections.add(connection)
@@ -133,7 +129,7 @@ class OpensslListener implements QuicListener {
   }
 
   /** OpenSSL has made a connection out of the datagram that it was given last. */
-  begin(ssl: Pointer): void {
+  begin(ssl: ffi.Pointer): void {
     this.#peers.set(ssl, this.#receiver.currentPeer())
   }
 
@@ -141,7 +137,7 @@ class OpensslListener implements QuicListener {
    * Whether a connection may go on, asked when its ClientHello is in, before any public key operation; counts it. The address has
    * been validated by then (Retry). Runs within SSL_handle_events, OpenSSL's lock held: calls here must not take it.
    */
-  admit(ssl: Pointer): boolean {
+  admit(ssl: ffi.Pointer): boolean {
     if (this.#admitted.has(ssl)) return true
     const { host } = this.#peers.get(ssl) ?? NO_ADDRESS
     const fromThere = this.#perAddress.get(host) ?? 0
@@ -167,7 +163,7 @@ class OpensslListener implements QuicListener {
     if (this.#receiver.receive(this.#route)) this.driver.readAgain()
   }
 
-  readonly #route = (hash: number): Pointer => {
+  readonly #route = (hash: number): ffi.Pointer => {
     const index = hash % this.#shards.length
     if (this.isClosing && this.#shards[index] === undefined) return 0
     const shard = (this.#shards[index] ??= new Shard(this))
@@ -195,7 +191,7 @@ class Shard implements ConnectionOwner, Polled {
   readonly engine: Engine
   readonly maxStreams: number
   readonly #listener: OpensslListener
-  #root: Pointer
+  #root: ffi.Pointer
   #slot: number
   #reopenTimer: NodeJS.Timeout | undefined
 
@@ -207,7 +203,7 @@ class Shard implements ConnectionOwner, Polled {
     this.#slot = this.#watchRoot()
   }
 
-  get root(): Pointer {
+  get root(): ffi.Pointer {
     return this.#root
   }
 
