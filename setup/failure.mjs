@@ -39,6 +39,8 @@ export function commonSentence(output, doing) {
  */
 export function asFailure(error, doing) {
   if (error instanceof SetupFailure) return error
-  const text = error instanceof Error ? `${/** @type {NodeJS.ErrnoException} */ (error).code ?? ''} ${error.message}` : String(error)
+  const { code = '', path } = /** @type {NodeJS.ErrnoException} */ (error instanceof Error ? error : {})
+  const text = error instanceof Error ? `${code} ${error.message}` : String(error)
+  if (path !== undefined) doing += ` (${path})`
   return new SetupFailure(commonSentence(text, doing) ?? `Set-up failed while ${doing}: ${text.trim()}.`)
 }

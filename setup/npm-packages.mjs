@@ -59,7 +59,9 @@ async function installPackages(context) {
 
 /** @param {Context} context */
 function install({ root, cache, env, signal }) {
-  const args = ['ci', '--include=dev', '--include=optional', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error', '--progress=false']
+  const args = ['ci', '--include=dev', '--include=optional', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error', '--progress=false',
+    // Without a network, say so in seconds and not in minutes.
+    '--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=5000']
   // An account without a home (a service's) can still install.
   if (!writable(env.HOME)) args.push('--cache', join(cache, 'npm'))
   // Our own Node is about to be replaced: npm must run on the machine's.
