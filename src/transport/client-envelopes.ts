@@ -1,5 +1,5 @@
 /**
- * Reads the envelopes that a server sends. The bytes may be hostile, and avsc believes the length of an array before it
+ * Reads envelopes of a peer that is not trusted. The bytes may be hostile, and avsc believes the length of an array before it
  * has seen the items (four bytes make it take hundreds of megabytes), so the bounded reader reads here too;
  * avsc still writes, defines and, in the tests, checks.
  */
@@ -29,3 +29,7 @@ export const decodeCommit = decoder(envelopes.commit)
 export const decodeProgress = decoder(envelopes.progress)
 export const decodeEnd = decoder(envelopes.end)
 export const decodeStatus = decoder(envelopes.status)
+
+/** For the server's side: throws PROTOCOL_VIOLATION for bytes that avsc must not be given. What it reads is not used. */
+export const checkSubscribe: (body: Buffer) => unknown = decoder(envelopes.subscribe)
+export const checkAck: (body: Buffer) => unknown = decoder(envelopes.ack)
