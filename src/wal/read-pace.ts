@@ -3,7 +3,7 @@
  *
  * A walsender writes message by message. Under load a reader that is woken by each write gets two or three messages per read, and
  * what a read costs, from the system call to the block of the log, is paid for each of them. A moment between two reads
- * makes reads a hundred times as large. At rest nothing is delayed: only a rate that lasts fills the bucket.
+ * makes reads fifty times as large. At rest nothing is delayed: only a rate that lasts fills the bucket.
  */
 
 /** What leaks from the bucket: a thousand small transactions a second stay below it. */
@@ -11,7 +11,11 @@ const LEAK_BYTES_PER_MS = 1024
 const FULL_BYTES = 8 * 1024
 /** What is above this when the load ends keeps on gathering for so long as it takes to leak. */
 const MAX_BYTES = 2 * FULL_BYTES
-
+/**
+ * A read of so much was worth its cost: the next one follows at once. A Unix socket holds no more than some 280 small messages
+ * (each is charged 768 bytes against net.core.wmem_default); when it is full the walsender waits for us.
+ */
+const LARGE_BYTES = 12 * 1024
 export class ReadPace {
   #level = 0
   #at = -Infinity
@@ -21,6 +25,6 @@ export class ReadPace {
     const leaked = (now - this.#at) * LEAK_BYTES_PER_MS
     this.#at = now
     this.#level = Math.min(MAX_BYTES, Math.max(0, this.#level - leaked) + bytes)
-    return this.#level > FULL_BYTES
+    return this.#level > FULL_BYTES && bytes < LARGE_BYTES
   }
 }

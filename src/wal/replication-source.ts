@@ -4,8 +4,9 @@
  * watchdog; knows nothing of what the messages mean.
  * Source: https://www.postgresql.org/docs/18/protocol-replication.html
  *
- * pg-logical-replication has the session; the CopyData messages are taken out of the stream before its parser. Its own acknowledgement is off (`timeoutSeconds: 0`): with it on, it confirms
- * what was merely received. Backpressure is the socket's: pausing it lets the walsender block.
+ * pg-logical-replication has the session; CopyData messages are taken out of the stream before its parser. Its own
+ * acknowledgement is off (`timeoutSeconds: 0`): with it on, it confirms what was merely received. Backpressure is the
+ * socket's: pausing it lets the walsender block.
  */
 import { Socket } from 'node:net'
 import { LogicalReplicationService } from 'pg-logical-replication'
@@ -54,7 +55,7 @@ const STATUS_INTERVAL_MS = 5_000
 const SILENCE_MS = 120_000
 /** What one read may bring. A Unix socket holds some 200 KB. */
 const READ_BYTES = 256 * 1024
-/** How long data gathers in the socket under load. At this pace a walsender at its fastest does not fill the socket. */
+/** How long data gathers in the socket between two small reads under load. */
 const GATHER_MS = 1
 
 /** Starts the stream. The shape is the library's plugin, whose base class it does not export. */
