@@ -109,6 +109,12 @@ class OpensslListener implements QuicListener {
 
   /** A connection that OpenSSL has made. */
   accepted(shard: Shard, ssl: ffi.Pointer): void {
+    // Not even a farewell: clients that dial again and again would keep a listener from closing for ever.
+    if (this.isClosing) {
+      this.#peers.delete(ssl)
+      ffi.SSL_free(ssl)
+      return
+    }
     const peer = this.#peers.get(ssl) ?? NO_ADDRESS
     const connection = new OpensslConnection(shard, ssl, peer, true, this.alpn, performance.now() + this.limits.handshakeTimeoutMs)
     this.#connections.add(connection)
