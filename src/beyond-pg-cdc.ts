@@ -57,7 +57,9 @@ function explain(failure: unknown): number {
   if (failure instanceof CommanderError) return failure.exitCode === 0 ? exit.ok : exit.usage
   if (stop?.aborted && (failure as Error).name === 'AbortError') return exit.ok
   const error = failure instanceof BeyondError ? failure : fromSystem(failure, 'running beyond-pg-cdc')
-  const facts = Object.fromEntries(Object.entries(error.facts).map(([name, value]) => [name, typeof value === 'bigint' ? String(value) : value]))
+  const facts = Object.fromEntries(
+    Object.entries(error.facts).map(([name, value]) => [name, typeof value === 'bigint' ? String(value) : value]),
+  )
   if (argv.includes('--json')) stderr.write(`${JSON.stringify({ error: { code: error.code, message: error.message, ...facts } })}\n`)
   else stderr.write(`beyond-pg-cdc: ${error.message} [${error.code}]\n`)
   // A fault of ours needs more than a sentence.

@@ -1,5 +1,15 @@
 /** Events as lines for people: time, what happened, the table, its key, then what is known of the row. Pure. */
-import { formatLsn, unchanged, type ChangeEvent, type Column, type Row, type RowEvent, type Table, type TransactionInfo, type Value } from '../transport/client.ts'
+import {
+  formatLsn,
+  unchanged,
+  type ChangeEvent,
+  type Column,
+  type Row,
+  type RowEvent,
+  type Table,
+  type TransactionInfo,
+  type Value,
+} from '../transport/client.ts'
 import { hex, shortestFloat4 } from './format-json.ts'
 import { fit, printable, renderLine, type Piece, type Style } from './terminal.ts'
 
@@ -38,7 +48,8 @@ function wholeText(value: Value, { oid, type }: Column): string {
   if (value === null) return 'NULL'
   if (value === unchanged) return '(unchanged)'
   if (typeof value === 'number') return oid === FLOAT4_OID ? shortestFloat4(value) : Object.is(value, -0) ? '-0' : String(value)
-  if (typeof value === 'string') return (PLAIN_TEXT.test(value) && value !== 'NULL') || TIMES.has(type) ? printable(value) : `'${printable(value)}'`
+  if (typeof value === 'string')
+    return (PLAIN_TEXT.test(value) && value !== 'NULL') || TIMES.has(type) ? printable(value) : `'${printable(value)}'`
   return value instanceof Uint8Array ? hex(value) : String(value)
 }
 
@@ -98,7 +109,10 @@ export class ChangeFormatter {
     if (event.table.replicaIdentity === 'full') {
       // What changed first: it is what people look for, and the width may not be enough for all.
       const [changed, rest] = partition(columns, isChanged)
-      return [...changed.flatMap((column) => this.#cell(column, after, 'plain', before)), ...rest.flatMap((column) => this.#cell(column, after, 'dim'))]
+      return [
+        ...changed.flatMap((column) => this.#cell(column, after, 'plain', before)),
+        ...rest.flatMap((column) => this.#cell(column, after, 'dim')),
+      ]
     }
     const [keys, rest] = partition(columns, ({ key }) => key)
     return [
@@ -112,7 +126,8 @@ export class ChangeFormatter {
     if (!Object.hasOwn(row, column.name)) return []
     const name: Piece = [` ${printable(column.name)}=`, 'dim']
     const value: Piece = [valueText(row[column.name], column, this.#options.columns()), style]
-    return old ? [name, [valueText(old[column.name], column, this.#options.columns()), 'red'], [' → ', 'dim'], [value[0], 'green']] : [name, value]
+    if (!old) return [name, value]
+    return [name, [valueText(old[column.name], column, this.#options.columns()), 'red'], [' → ', 'dim'], [value[0], 'green']]
   }
 }
 
@@ -135,7 +150,9 @@ function definitionChange(before: Table, after: Table): string {
   const now = new Map(after.columns.map((column) => [column.name, column]))
   const added = after.columns.filter(({ name }) => !old.has(name)).map(({ name, type }) => `+${name} ${type}`)
   const dropped = before.columns.filter(({ name }) => !now.has(name)).map(({ name }) => `-${name}`)
-  const retyped = after.columns.filter(({ name, type }) => old.has(name) && old.get(name)?.type !== type).map(({ name, type }) => `${name} ${old.get(name)?.type} → ${type}`)
+  const retyped = after.columns
+    .filter(({ name, type }) => old.has(name) && old.get(name)?.type !== type)
+    .map(({ name, type }) => `${name} ${old.get(name)?.type} → ${type}`)
   const identity = before.replicaIdentity === after.replicaIdentity ? [] : [`replica identity ${after.replicaIdentity}`]
   const all = [...added, ...dropped, ...retyped, ...identity]
   return printable(all.length > 0 ? all.join(', ') : after.columns.map(({ name, type }) => `${name} ${type}`).join(', '))

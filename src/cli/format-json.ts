@@ -2,7 +2,16 @@
  * Events as JSON, one object a line. Lossless: bigints are JSON numbers with all their digits, bytea is Postgres's `\x…`,
  * what JSON has no number for is a string. Pure.
  */
-import { formatLsn, unchanged, type ChangeEvent, type Column, type Row, type Table, type TransactionInfo, type Value } from '../transport/client.ts'
+import {
+  formatLsn,
+  unchanged,
+  type ChangeEvent,
+  type Column,
+  type Row,
+  type Table,
+  type TransactionInfo,
+  type Value,
+} from '../transport/client.ts'
 import { formatTimestamp } from '../transport/postgres-time.ts'
 
 const FLOAT4_OID = 700
@@ -59,10 +68,16 @@ function jsonRow(row: Row | null, columns: readonly Column[]): string {
   return `{${text}}`
 }
 
-const place = (transaction: TransactionInfo): string =>
-  `"lsn":"${formatLsn(transaction.lsn)}","xid":${transaction.xid},"time":${transaction.micros === 0n ? 'null' : `"${isoTime(transaction.micros)}"`}`
+function place({ lsn, xid, micros }: TransactionInfo): string {
+  const time = micros === 0n ? 'null' : `"${isoTime(micros)}"`
+  return `"lsn":"${formatLsn(lsn)}","xid":${xid},"time":${time}`
+}
 
-const columnsOf = ({ columns }: Table): string => JSON.stringify(columns.map(({ name, type, typmod, key }) => ({ name, type, typmod, key })))
+const named = ({ schema, name }: { readonly schema: string; readonly name: string }): string =>
+  `"schema":${JSON.stringify(schema)},"table":${JSON.stringify(name)}`
+
+const columnsOf = ({ columns }: Table): string =>
+  JSON.stringify(columns.map(({ name, type, typmod, key }) => ({ name, type, typmod, key })))
 
 /** The content of a logical message as text, null when it is not UTF-8. */
 function textOf(content: Uint8Array): string {
@@ -85,19 +100,22 @@ export function jsonLine(event: ChangeEvent): string {
       return `{"op":"commit",${where},"changes":${event.changes},${end}`
     case 'schema': {
       const { table } = event
-      return `{"op":"schema","schema":${JSON.stringify(table.schema)},"table":${JSON.stringify(table.name)},${where},"replicaIdentity":"${table.replicaIdentity}","columns":${columnsOf(table)},${end}`
+      return `{"op":"schema",${named(table)},${where},"replicaIdentity":"${table.replicaIdentity}","columns":${columnsOf(table)},${end}`
     }
     case 'truncate': {
-      const tables = JSON.stringify(event.tables.map(({ schema, name }) => ({ schema, table: name })))
-      return `{"op":"truncate","tables":${tables},"cascade":${event.cascade},"restartIdentity":${event.restartIdentity},"index":${event.index},${where},${end}`
+      const { cascade, restartIdentity, index } = event
+      const tables = event.tables.map((table) => `{${named(table)}}`).join(',')
+      return `{"op":"truncate","tables":[${tables}],"cascade":${cascade},"restartIdentity":${restartIdentity},"index":${index},${where},${end}`
     }
-    case 'message':
-      return `{"op":"message","prefix":${JSON.stringify(event.prefix)},"content":${JSON.stringify(hex(event.content))},"text":${textOf(event.content)},"transactional":${event.transactional},"index":${event.index},${where},${end}`
+    case 'message': {
+      const what = `"prefix":${JSON.stringify(event.prefix)},"content":${JSON.stringify(hex(event.content))},"text":${textOf(event.content)}`
+      return `{"op":"message",${what},"transactional":${event.transactional},"index":${event.index},${where},${end}`
+    }
     default: {
-      const { table, before, after, key } = event
-      const missing = event.unchanged
+      const { table, index, unchanged: missing } = event
+      const row = (name: 'key' | 'before' | 'after') => `"${name}":${jsonRow(event[name], table.columns)}`
       const note = missing.length > 0 ? `"unchanged":${JSON.stringify(missing)},` : ''
-      return `{"op":"${event.kind}","schema":${JSON.stringify(table.schema)},"table":${JSON.stringify(table.name)},"index":${event.index},${where},"key":${jsonRow(key, table.columns)},"before":${jsonRow(before, table.columns)},"after":${jsonRow(after, table.columns)},${note}${end}`
+      return `{"op":"${event.kind}",${named(table)},"index":${index},${where},${row('key')},${row('before')},${row('after')},${note}${end}`
     }
   }
 }

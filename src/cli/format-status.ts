@@ -1,6 +1,7 @@
 /** A status for people, within 100 columns, and as JSON. Pure. */
 import { formatLsn, type Position, type Status, type SubscriberStatus } from '../transport/client.ts'
 import { formatTransactionPosition } from '../transport/position.ts'
+import { count } from './format-change.ts'
 import { isoTime } from './format-json.ts'
 import { displayWidth, fit, printable, renderLine, type Piece } from './terminal.ts'
 
@@ -15,7 +16,12 @@ export function jsonStatus(status: Status): string {
     history: uuid(status.history),
     systemId: status.systemId,
     database: status.database,
-    slot: { ...status.slot, confirmedLsn: formatLsn(status.slot.confirmedLsn), receivedLsn: formatLsn(status.slot.receivedLsn), walLsn: formatLsn(status.slot.walLsn) },
+    slot: {
+      ...status.slot,
+      confirmedLsn: formatLsn(status.slot.confirmedLsn),
+      receivedLsn: formatLsn(status.slot.receivedLsn),
+      walLsn: formatLsn(status.slot.walLsn),
+    },
     log: {
       ...status.log,
       oldest: formatTransactionPosition(status.log.oldest),
@@ -74,22 +80,31 @@ export function shownDuration(ms: number): string {
 export function statusText(status: Status, nowMs: number, color: boolean): string {
   const { slot, log } = status
   const ago = (micros: bigint): string => shownDuration(nowMs - Number(micros / 1000n))
-  const good = status.state === 'streaming'
+  const state: Piece = [printable(status.state), status.state === 'streaming' ? 'green' : 'yellow']
+  const confirmed = `confirmed ${formatLsn(slot.confirmedLsn)}  read ${formatLsn(slot.receivedLsn)}`
+  const logged = `${count(log.transactions, 'transaction')}, ${count(log.changes, 'change')}`
+  const newest = log.headTime === null ? '' : `, committed ${ago(log.headTime)} ago`
   const rows: (readonly [string, readonly Piece[]])[] = [
-    ['service', [[printable(status.server), 'bold'], ['  '], [printable(status.state), good ? 'green' : 'yellow'], [`  up ${ago(status.startedAt)}`]]],
+    ['service', [[printable(status.server), 'bold'], ['  '], state, [`  up ${ago(status.startedAt)}`]]],
     ...(status.error === null ? [] : [['', [[printable(status.error), 'red']]] as const]),
     ['database', [[`${printable(status.database)}  system ${printable(status.systemId)}`]]],
     ['history', [[uuid(status.history)]]],
     ['slot', [[`${printable(slot.name)}  publication ${printable(slot.publication)}`]]],
-    ['', [[`confirmed ${formatLsn(slot.confirmedLsn)}  read ${formatLsn(slot.receivedLsn)}  end of WAL ${formatLsn(slot.walLsn)}  behind ${shownBytes(slot.lagBytes)}`]]],
-    ['log', [[`${shownBytes(log.bytes)} in ${log.segments} file${log.segments === 1 ? '' : 's'}  ${log.transactions} transactions, ${log.changes} changes since start`]]],
-    ['', [[`from ${formatLsn(log.oldest.lsn)} to ${formatLsn(log.head.lsn)}${log.headTime === null ? '' : `, committed ${ago(log.headTime)} ago`}`]]],
+    ['', [[`${confirmed}  end of WAL ${formatLsn(slot.walLsn)}  behind ${shownBytes(slot.lagBytes)}`]]],
+    ['log', [[`${shownBytes(log.bytes)} in ${count(log.segments, 'file')}  ${logged} since start`]]],
+    ['', [[`from ${formatLsn(log.oldest.lsn)} to ${formatLsn(log.head.lsn)}${newest}`]]],
   ]
   const lines = rows.map(([label, pieces]) => renderLine([[label.padEnd(10), 'dim'], ...pieces], { columns: COLUMNS, color }))
   return `${[...lines, '', ...subscriberTable(status.subscribers, color)].join('\n')}\n`
 }
 
-type TableColumn = { readonly title: string; readonly max: number; readonly right?: true; readonly cell: (subscriber: SubscriberStatus) => string }
+type TableColumn = {
+  readonly title: string
+  /** Most columns that it takes. */
+  readonly max: number
+  readonly right?: true
+  readonly cell: (subscriber: SubscriberStatus) => string
+}
 
 const lsnOf = (position: Position | null): string => (position === null ? '-' : formatLsn(position.lsn))
 const columns: readonly TableColumn[] = [

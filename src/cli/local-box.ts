@@ -23,10 +23,11 @@ async function readBoxFile(path: string, directory: string): Promise<string> {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'ENOENT' || code === 'ENOTDIR')
-      throw new BeyondError('UNREACHABLE', `There is no box in ${directory}: start one with npm start, name its directory with --data, or a server with --server.`, {
-        cause: error,
-        facts: { path },
-      })
+      throw new BeyondError(
+        'UNREACHABLE',
+        `There is no box in ${directory}: start one with npm start, name its directory with --data, or a server with --server.`,
+        { cause: error, facts: { path } },
+      )
     throw fromSystem(error, `looking for the box in ${directory}`)
   }
 }
@@ -46,5 +47,10 @@ function parseBoxFile(text: string, path: string): LocalBox {
   if (typeof host !== 'string' || typeof port !== 'number' || typeof ca !== 'string' || typeof cert !== 'string' || typeof key !== 'string')
     throw refuse('does not say where the changes stream')
   const file = (name: string) => resolve(path, '..', name)
-  return { server: host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`, caFile: file(ca), certFile: file(cert), keyFile: file(key) }
+  return {
+    server: host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`,
+    caFile: file(ca),
+    certFile: file(cert),
+    keyFile: file(key),
+  }
 }

@@ -23,7 +23,11 @@ export async function readPositionFile(path: string): Promise<SavedPosition | un
   try {
     for (const line of [position, ...checkpoints]) parsePosition(line)
   } catch (error) {
-    throw new BeyondError('BAD_ARGUMENT', `${path} is no position file: remove it to begin anew, or name another one.`, { cause: error, facts: { path } })
+    throw new BeyondError(
+      'BAD_ARGUMENT',
+      `${path} is no position file: remove it to begin anew, or name another one.`,
+      { cause: error, facts: { path } },
+    )
   }
   return { position, checkpoints }
 }
@@ -59,7 +63,7 @@ export class PositionSaver {
   #savedAt = -Infinity
   #pending: (() => SavedPosition | undefined) | undefined
 
-  constructor(path: string, intervalMs: number, now: () => number) {
+  constructor(path: string, intervalMs: number, now: () => number = () => performance.now()) {
     this.#path = path
     this.#intervalMs = intervalMs
     this.#now = now

@@ -41,5 +41,9 @@ export async function connectOptions(flags: ServerFlags, command: string): Promi
 /** A box that is not running is the most likely reason why nothing answers where it should be. */
 export function explainUnreachable(error: unknown, flags: ServerFlags, server: string): unknown {
   if (flags.server !== undefined || !(error instanceof BeyondError) || error.code !== 'UNREACHABLE') return error
-  return new BeyondError('UNREACHABLE', `The box in ${flags.data} does not answer at ${server}: start it with npm start.`, { cause: error, facts: { server } })
+  return new BeyondError(
+    'UNREACHABLE',
+    `The box in ${flags.data} does not answer at ${server}: start it with npm start.`,
+    { cause: error, facts: { server } },
+  )
 }

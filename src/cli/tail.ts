@@ -2,7 +2,15 @@
 import type { Writable } from 'node:stream'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { BeyondError } from '../errors.ts'
-import { connect, formatLsn, parsePosition, type ChangeEvent, type Operation, type Subscription, type SubscriptionState } from '../transport/client.ts'
+import {
+  connect,
+  formatLsn,
+  parsePosition,
+  type ChangeEvent,
+  type Operation,
+  type Subscription,
+  type SubscriptionState,
+} from '../transport/client.ts'
 import { parseIsoTime } from '../transport/client-options.ts'
 import { ChangeFormatter, shownTime } from './format-change.ts'
 import { jsonLine } from './format-json.ts'
@@ -43,10 +51,20 @@ const SAVE_INTERVAL_MS = 200
 export function tailCommand(io: Io): Command {
   const command = new Command('tail').description('print changes as they are committed, until Ctrl-C')
   return addServerOptions(command)
-    .addOption(new Option('--from <where>', 'beginning, now, a position, or a time (ISO 8601, UTC without a zone); now by default').argParser(parseFrom))
+    .addOption(
+      new Option('--from <where>', 'beginning, now (the default), a position, or a time (ISO 8601, UTC without a zone)').argParser(parseFrom),
+    )
     .option('--consumer <name>', 'a durable consumer: the service remembers how far it is, and keeps the changes behind it')
-    .addOption(new Option('--table <pattern>', 'only these tables: schema.table, with * and ?; can be repeated').argParser(collect(tablePattern)).default([], 'all'))
-    .addOption(new Option('--operation <name>', 'only insert, update, delete, truncate or message; can be repeated').argParser(collect(operation)).default([], 'all'))
+    .addOption(
+      new Option('--table <pattern>', 'only these tables: schema.table, with * and ?; can be repeated')
+        .argParser(collect(tablePattern))
+        .default([], 'all'),
+    )
+    .addOption(
+      new Option('--operation <name>', 'only insert, update, delete, truncate or message; can be repeated')
+        .argParser(collect(operation))
+        .default([], 'all'),
+    )
     .addOption(new Option('--limit <n>', 'end after so many changes').argParser(positive))
     .option('--until-now', 'end when everything is printed that was committed before the start')
     .option('--position-file <file>', 'keep the position in a file and go on there; --from counts only as long as there is none')
@@ -65,7 +83,9 @@ function parseFrom(text: string): From {
     parsePosition(text)
     return text
   } catch (error) {
-    throw new InvalidArgumentError(`${(error as BeyondError).message} It may also be beginning, now or a time such as 2026-11-22T09:40:00Z.`)
+    throw new InvalidArgumentError(
+      `${(error as BeyondError).message} It may also be beginning, now or a time such as 2026-11-22T09:40:00Z.`,
+    )
   }
 }
 
@@ -93,6 +113,12 @@ function positive(text: string): number {
 
 const isChange = (event: ChangeEvent): boolean => OPERATIONS.some((name) => name === event.kind)
 
+function hasReached(event: ChangeEvent, target: bigint | undefined): boolean {
+  if (target === undefined) return false
+  if (event.kind === 'commit') return event.transaction.lsn >= target
+  return event.kind === 'progress' && parsePosition(event.position).after.lsn >= target
+}
+
 async function tail(flags: TailFlags, io: Io): Promise<void> {
   // From here on Ctrl-C is ours.
   const { stop } = io
@@ -103,7 +129,7 @@ async function tail(flags: TailFlags, io: Io): Promise<void> {
   const options = await connectOptions(flags, 'tail')
   const output = new Output(io.stdout)
   const done = new AbortController()
-  const saver = flags.positionFile === undefined ? undefined : new PositionSaver(flags.positionFile, SAVE_INTERVAL_MS, () => performance.now())
+  const saver = flags.positionFile === undefined ? undefined : new PositionSaver(flags.positionFile, SAVE_INTERVAL_MS)
   const print = printer(flags, io)
   const notices = new Notices(flags, io, options.server)
   const target: { lsn?: bigint } = {}
@@ -137,8 +163,7 @@ async function tail(flags: TailFlags, io: Io): Promise<void> {
         text += print(event)
         position = event.position
         if (isChange(event)) left--
-        const lsn = event.kind === 'commit' ? event.transaction.lsn : event.kind === 'progress' ? parsePosition(event.position).after.lsn : undefined
-        if (left === 0 || (lsn !== undefined && target.lsn !== undefined && lsn >= target.lsn)) done.abort()
+        if (left === 0 || hasReached(event, target.lsn)) done.abort()
         if (done.signal.aborted) break
       }
       await output.write(text)
@@ -191,7 +216,8 @@ class Notices {
       this.hasStreamed = true
       const { database, start } = state.welcome
       const after = formatLsn(start.lsn)
-      if (!state.resumed) this.#say(`streaming ${database} from ${this.#server}, after ${after}`, { status: 'streaming', database, start: after })
+      if (!state.resumed)
+        this.#say(`streaming ${database} from ${this.#server}, after ${after}`, { status: 'streaming', database, start: after })
       else this.#say('connected again', { status: 'streaming', database, start: after, resumed: true })
       this.#lost = false
     }
@@ -200,7 +226,10 @@ class Notices {
       this.#lost = true
       const { code, message } = state.error
       const where = position === undefined ? '' : `, resuming after ${position.replace(/:[0-9a-f]{64}/, '')}`
-      this.#say(position === undefined ? `waiting for ${this.#server}: ${message}` : `connection lost${where}: ${message}`, { status: 'waiting', code, message, ...(position ? { position } : {}) })
+      this.#say(
+        position === undefined ? `waiting for ${this.#server}: ${message}` : `connection lost${where}: ${message}`,
+        { status: 'waiting', code, message, ...(position ? { position } : {}) },
+      )
     }
   }
 

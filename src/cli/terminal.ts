@@ -4,12 +4,21 @@ export type Style = 'plain' | 'dim' | 'bold' | 'red' | 'green' | 'yellow' | 'cya
 /** A piece of a line; the text is printable. */
 export type Piece = readonly [text: string, style?: Style]
 
-const ESCAPES: Record<Style, string> = { plain: '', dim: '\x1b[2m', bold: '\x1b[1m', red: '\x1b[31m', green: '\x1b[32m', yellow: '\x1b[33m', cyan: '\x1b[36m', magenta: '\x1b[35m' }
+const ESCAPES: Record<Style, string> = {
+  plain: '',
+  dim: '\x1b[2m',
+  bold: '\x1b[1m',
+  red: '\x1b[31m',
+  green: '\x1b[32m',
+  yellow: '\x1b[33m',
+  cyan: '\x1b[36m',
+  magenta: '\x1b[35m',
+}
 const RESET = '\x1b[0m'
 
 /** C0 and C1 controls, line and paragraph separators, and what turns the direction of text around. */
 // oxlint-disable-next-line no-control-regex
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]|\p{Surrogate}/gu
 const SHORT: Record<string, string> = { '\n': '\\n', '\r': '\\r', '\t': '\\t', '\x1b': '\\e' }
 
 /** Makes what a terminal would act on visible instead. */
@@ -82,7 +91,11 @@ export function renderLine(pieces: readonly Piece[], options: { readonly columns
 export type ColorFlag = 'auto' | 'always' | 'never'
 
 /** https://no-color.org : any value but the empty one turns colours off. */
-export function wantsColor(flag: ColorFlag, stream: { readonly isTTY?: boolean | undefined }, env: { readonly [name: string]: string | undefined }): boolean {
+export function wantsColor(
+  flag: ColorFlag,
+  stream: { readonly isTTY?: boolean | undefined },
+  env: { readonly [name: string]: string | undefined },
+): boolean {
   if (flag !== 'auto') return flag === 'always'
   return stream.isTTY === true && !env['NO_COLOR'] && env['TERM'] !== 'dumb'
 }

@@ -11,8 +11,14 @@ import { formatDate, formatTimestamp } from './postgres-time.ts'
 const MAX_DEPTH = 32
 const DAY_MICROS = 86_400_000_000
 
-const malformed = (what: string): BeyondError => new BeyondError('PROTOCOL_VIOLATION', `The server sent data that its schema does not allow: ${what}.`)
-const badSchema = (what: string): BeyondError => new BeyondError('PROTOCOL_VIOLATION', `The server sent a schema that can't be used: ${what}.`)
+const malformed = (what: string): BeyondError => new BeyondError(
+  'PROTOCOL_VIOLATION',
+  `The server sent data that its schema does not allow: ${what}.`,
+)
+const badSchema = (what: string): BeyondError => new BeyondError(
+  'PROTOCOL_VIOLATION',
+  `The server sent a schema that can't be used: ${what}.`,
+)
 
 /** A place in bytes. Reading past the end is noticed by `finish` at the latest; nothing outside of the bytes is ever read. */
 export class AvroCursor {

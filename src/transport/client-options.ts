@@ -47,8 +47,8 @@ export type SubscriptionState =
 export type SubscribeOptions = {
   /**
    * Where to begin: the oldest transaction that is kept, after the newest one (the default), after a position that came with
-   * an event, or at the first transaction that committed at or after a time (`micros`: microseconds since 1970). A durable consumer begins where it has
-   * acknowledged, and uses 'beginning' or 'now' (the default) when it is new.
+   * an event, or at the first transaction that committed at or after a time (`micros`: microseconds since 1970).
+   * A durable consumer begins where it has acknowledged, and uses 'beginning' or 'now' (the default) when it is new.
    */
   readonly from?: 'beginning' | 'now' | (string & {}) | Date | { readonly micros: bigint }
   /** Older positions of yours (`subscription.checkpoints`), with which a broken history can be told from where on. */
@@ -99,7 +99,8 @@ const bad = (message: string): BeyondError => new BeyondError('BAD_ARGUMENT', me
 
 export function subscriptionConfig(options: SubscribeOptions): SubscriptionConfig {
   const { consumer, tables = [], operations = [], reconnect = {} } = options
-  if (consumer !== undefined && !CONSUMER.test(consumer)) throw bad(`The name of a consumer has 1 to 63 of a-z, 0-9, _ and -; ${JSON.stringify(consumer)} is not one.`)
+  if (consumer !== undefined && !CONSUMER.test(consumer))
+    throw bad(`The name of a consumer has 1 to 63 of a-z, 0-9, _ and -; ${JSON.stringify(consumer)} is not one.`)
   if (tables.length > MAX_PATTERNS) throw bad(`At most ${MAX_PATTERNS} table patterns can be given.`)
   if (tables.includes('')) throw bad('A table pattern is empty: it looks like public.orders or public.*.')
   const unknown = operations.find((operation) => !OPERATIONS.includes(operation))
@@ -147,7 +148,8 @@ export function parseIsoTime(text: string): bigint | undefined {
   if (!match) return undefined
   const [, date, minutes = '00:00', seconds = ':00', fraction = '', zone = 'Z'] = match
   const plain = parseTimestamp(`${date} ${minutes}${seconds}${fraction}`, false)
-  if (plain === undefined || Number.isNaN(Date.parse(`${date}T00:00:00Z`)) || new Date(`${date}T00:00:00Z`).toISOString().slice(0, 10) !== date) return undefined
+  if (plain === undefined || Number.isNaN(Date.parse(`${date}T00:00:00Z`)) || new Date(`${date}T00:00:00Z`).toISOString().slice(0, 10) !== date)
+    return undefined
   if (zone.toUpperCase() === 'Z') return plain
   const offset = Number(zone.slice(1, 3)) * 60 + Number(zone.slice(3).replace(':', '') || 0)
   if (offset > 16 * 60) return undefined
@@ -160,7 +162,8 @@ export function parseAddress(text: string): QuicAddress {
   const match = /^(?:\[([^\]]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/i.exec(text)
   const port = Number(match?.[3] ?? DEFAULT_PORT)
   const host = match?.[1] ?? match?.[2]
-  if (host === undefined || (match?.[1] !== undefined && isIP(host) !== 6) || port < 1 || port > 65535) throw bad(`${JSON.stringify(text)} is not an address: it looks like db.example.com:${DEFAULT_PORT}.`)
+  if (host === undefined || (match?.[1] !== undefined && isIP(host) !== 6) || port < 1 || port > 65535)
+    throw bad(`${JSON.stringify(text)} is not an address: it looks like db.example.com:${DEFAULT_PORT}.`)
   return { host, port }
 }
 

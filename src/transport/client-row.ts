@@ -49,7 +49,8 @@ export function compileRelation(fingerprint: string, schemaText: string): Relati
     const now = readAfter(cursor) as Row | null
     cursor.finish()
     const isSane = operation === 'delete' ? old !== null && now === null : now !== null && (operation === 'update' || old === null)
-    if (operation === undefined || !isSane) throw new BeyondError('PROTOCOL_VIOLATION', 'The server sent a change without the row that its operation needs.')
+    if (operation === undefined || !isSane)
+      throw new BeyondError('PROTOCOL_VIOLATION', 'The server sent a change without the row that its operation needs.')
     return { op: operation, before: old, after: now }
   }
   return { table, read }
@@ -75,7 +76,11 @@ function rowReader(field: AvroField, namespace: string, compiler: AvroCompiler, 
   const names = columns.map((column) => column.name)
   if (new Set(names).size !== names.length) throw violation('two columns have the same name')
   rows.set(asText(schema['name'], 'the name of a row'), columns)
-  const read = compiler.define(schema, namespace, (inner) => recordReader(names, fields.map((column) => compiler.compile(column.type, inner))))
+  const read = compiler.define(
+    schema,
+    namespace,
+    (inner) => recordReader(names, fields.map((column) => compiler.compile(column.type, inner))),
+  )
   return (cursor) => (cursor.int() === 0 ? null : read(cursor))
 }
 

@@ -11,11 +11,40 @@
 import { BeyondError, codes, type ErrorCode } from '../errors.ts'
 import { formatLsn, type Lsn } from '../wal/lsn.ts'
 import { Checkpoints } from './client-checkpoints.ts'
-import { decodeBegin, decodeCommit, decodeEnd, decodeMessage, decodeProgress, decodeSchema, decodeSkip, decodeTruncate, decodeWelcome } from './client-envelopes.ts'
-import { Begin, Commit, Message, Progress, RowChange, SchemaChange, TransactionInfo, Truncate, type ChangeEvent, type Table } from './client-events.ts'
+import {
+  decodeBegin,
+  decodeCommit,
+  decodeEnd,
+  decodeMessage,
+  decodeProgress,
+  decodeSchema,
+  decodeSkip,
+  decodeTruncate,
+  decodeWelcome,
+} from './client-envelopes.ts'
+import {
+  Begin,
+  Commit,
+  Message,
+  Progress,
+  RowChange,
+  SchemaChange,
+  TransactionInfo,
+  Truncate,
+  type ChangeEvent,
+  type Table,
+} from './client-events.ts'
 import { compileRelation, type RelationReader } from './client-row.ts'
 import { envelopes, type End, type From, type Operation, type Position, type Welcome } from './envelopes.ts'
-import { encodeFrame, FrameReader, frameType, PROTOCOL_VERSION, SINGLE_OBJECT_HEADER_BYTES, SINGLE_OBJECT_MARKER, type FrameType } from './frame.ts'
+import {
+  encodeFrame,
+  FrameReader,
+  frameType,
+  PROTOCOL_VERSION,
+  SINGLE_OBJECT_HEADER_BYTES,
+  SINGLE_OBJECT_MARKER,
+  type FrameType,
+} from './frame.ts'
 import { formatTransactionPosition, type StreamPosition } from './position.ts'
 
 /** Relation versions that one stream may announce, and the length of their schemas together (UTF-16 units). */
@@ -25,7 +54,9 @@ const MIN_HEARTBEAT_MS = 10
 const MAX_HEARTBEAT_MS = 3_600_000
 
 /** Where to begin when nothing has been seen yet. */
-export type Start = Exclude<From, { kind: 'position' }> | { readonly kind: 'position'; readonly position: StreamPosition; readonly checkpoints: readonly Position[] }
+export type Start =
+  | Exclude<From, { kind: 'position' }>
+  | { readonly kind: 'position'; readonly position: StreamPosition; readonly checkpoints: readonly Position[] }
 
 export type SessionOptions = {
   readonly client: string
@@ -130,7 +161,10 @@ export class ClientSession {
     this.#end = undefined
     this.#become('opening')
     const { client, consumer, tables, operations } = this.#options
-    return encodeFrame(frameType.subscribe, envelopes.subscribe.encode({ version: PROTOCOL_VERSION, client, from: this.#from(), consumer, tables, operations }))
+    return encodeFrame(
+      frameType.subscribe,
+      envelopes.subscribe.encode({ version: PROTOCOL_VERSION, client, from: this.#from(), consumer, tables, operations }),
+    )
   }
 
   /**
@@ -151,7 +185,8 @@ export class ClientSession {
     const handler = this.#handlers[frame.type]
     if (handler) handler(this, frame.body)
     // Types that this client does not know may be skipped, as long as there are frames to come.
-    else if (knownTypes.has(frame.type) || this.#stage === 'ended') throw violation(`The server sent a frame of type ${frame.type} where the stream is ${this.#stage}.`)
+    else if (knownTypes.has(frame.type) || this.#stage === 'ended')
+      throw violation(`The server sent a frame of type ${frame.type} where the stream is ${this.#stage}.`)
   }
 
   #become(stage: Stage): void {
@@ -173,10 +208,16 @@ export class ClientSession {
   static onWelcome(session: ClientSession, body: Buffer): void {
     const welcome = decodeWelcome(body)
     if (welcome.version !== PROTOCOL_VERSION)
-      throw new BeyondError('UNSUPPORTED_VERSION', `The server speaks protocol version ${welcome.version}, this client version ${PROTOCOL_VERSION}.`)
-    if (welcome.heartbeatMs < MIN_HEARTBEAT_MS || welcome.heartbeatMs > MAX_HEARTBEAT_MS) throw violation(`The server announces a heartbeat of ${welcome.heartbeatMs} ms.`)
+      throw new BeyondError(
+        'UNSUPPORTED_VERSION',
+        `The server speaks protocol version ${welcome.version}, this client version ${PROTOCOL_VERSION}.`,
+      )
+    if (welcome.heartbeatMs < MIN_HEARTBEAT_MS || welcome.heartbeatMs > MAX_HEARTBEAT_MS)
+      throw violation(`The server announces a heartbeat of ${welcome.heartbeatMs} ms.`)
     if (session.#position && !samePosition(session.#position, welcome.start))
-      throw violation(`The server starts after ${formatTransactionPosition(welcome.start)}, asked for was ${formatTransactionPosition(session.#position)}.`)
+      throw violation(
+        `The server starts after ${formatTransactionPosition(welcome.start)}, asked for was ${formatTransactionPosition(session.#position)}.`,
+      )
     session.#position ??= welcome.start
     session.#welcome = welcome
     session.#become('between')
@@ -196,9 +237,10 @@ export class ClientSession {
     const begin = decodeBegin(body)
     const position = session.#position as Position
     const cut = session.#cut
-    const isSame = cut !== undefined && begin.lsn === cut.lsn && (!cut.info || (begin.xid === BigInt(cut.info.xid) && begin.time === cut.info.micros))
+    const isSame = cut !== undefined && begin.lsn === cut.lsn && (!cut.info || sameTransaction(begin, cut.info))
     if (cut && !isSame && session.#mustComeAgain(cut)) throw session.#broken(cut)
-    if (begin.lsn < position.lsn) throw violation(`The server sent the transaction at ${formatLsn(begin.lsn)} after ${formatLsn(position.lsn)}.`)
+    if (begin.lsn < position.lsn)
+      throw violation(`The server sent the transaction at ${formatLsn(begin.lsn)} after ${formatLsn(position.lsn)}.`)
     if (begin.xid < 0n || begin.xid > BigInt(Number.MAX_SAFE_INTEGER)) throw violation(`The server sent the transaction id ${begin.xid}.`)
     session.#cut = undefined
     session.#index = 0
@@ -249,8 +291,10 @@ export class ClientSession {
   static onCommit(session: ClientSession, body: Buffer): void {
     const { lsn, endLsn, changes, chain } = decodeCommit(body)
     const transaction = session.#transaction as TransactionInfo
-    if (lsn !== transaction.lsn || endLsn < lsn) throw violation(`The server ends the transaction at ${formatLsn(transaction.lsn)} as that at ${formatLsn(lsn)}.`)
-    if (changes !== BigInt(session.#index)) throw violation(`The server sent ${session.#index} of the ${changes} changes of the transaction at ${formatLsn(lsn)}.`)
+    if (lsn !== transaction.lsn || endLsn < lsn)
+      throw violation(`The server ends the transaction at ${formatLsn(transaction.lsn)} as that at ${formatLsn(lsn)}.`)
+    if (changes !== BigInt(session.#index))
+      throw violation(`The server sent ${session.#index} of the ${changes} changes of the transaction at ${formatLsn(lsn)}.`)
     if (session.#index < session.#seen) throw session.#broken({ lsn, info: transaction, seen: session.#seen })
     const position = { lsn, chain }
     session.#checkpoints.add(position)
@@ -263,7 +307,8 @@ export class ClientSession {
   static onProgress(session: ClientSession, body: Buffer): void {
     const { position, walLsn, time } = decodeProgress(body)
     const before = session.#position as Position
-    if (position.lsn < before.lsn) throw violation(`The server's position went back from ${formatLsn(before.lsn)} to ${formatLsn(position.lsn)}.`)
+    if (position.lsn < before.lsn)
+      throw violation(`The server's position went back from ${formatLsn(before.lsn)} to ${formatLsn(position.lsn)}.`)
     const cut = session.#cut
     if (cut && position.lsn >= cut.lsn) {
       if (session.#mustComeAgain(cut)) throw session.#broken(cut)
@@ -295,13 +340,14 @@ export class ClientSession {
     const shared = formatTransactionPosition(this.#position as Position)
     return new BeyondError(
       'HISTORY_BROKEN',
-      `The transaction at ${formatLsn(cut.lsn)}, of which a part has been delivered, is not in the server's history any more; both histories share ${shared}.`,
+      `A part of the transaction at ${formatLsn(cut.lsn)} was delivered, and the server's history has another one; both share ${shared}.`,
       { facts: { shared, lsn: formatLsn(cut.lsn) } },
     )
   }
 
   #relationOf(body: Buffer): RelationReader {
-    if (body.length < SINGLE_OBJECT_HEADER_BYTES || body.readUInt16BE(0) !== SINGLE_OBJECT_MARKER) throw violation('The server sent a change that is not in Avro single-object encoding.')
+    if (body.length < SINGLE_OBJECT_HEADER_BYTES || body.readUInt16BE(0) !== SINGLE_OBJECT_MARKER)
+      throw violation('The server sent a change that is not in Avro single-object encoding.')
     const low = body.readUInt32LE(2)
     const high = body.readUInt32LE(6)
     if (this.#lastRelation && low === this.#lastLow && high === this.#lastHigh) return this.#lastRelation
@@ -327,13 +373,47 @@ export class ClientSession {
   }
 }
 
-const { onWelcome, onSchema, onBegin, onChange, onTruncate, onMessage, onSkip, onCommit, onProgress, onProgressInside, onEnd } = ClientSession
+const {
+  onWelcome,
+  onSchema,
+  onBegin,
+  onChange,
+  onTruncate,
+  onMessage,
+  onSkip,
+  onCommit,
+  onProgress,
+  onProgressInside,
+  onEnd,
+} = ClientSession
 const no = undefined
 
 /** What each frame means in each state; `no` is a violation of the protocol. */
 const transitions: Record<Stage, Record<ServerFrame, Handler | undefined>> = {
-  opening: { welcome: onWelcome, schema: no, begin: no, change: no, truncate: no, message: no, skip: no, commit: no, progress: no, end: onEnd },
-  between: { welcome: no, schema: onSchema, begin: onBegin, change: no, truncate: no, message: no, skip: no, commit: no, progress: onProgress, end: onEnd },
+  opening: {
+    welcome: onWelcome,
+    schema: no,
+    begin: no,
+    change: no,
+    truncate: no,
+    message: no,
+    skip: no,
+    commit: no,
+    progress: no,
+    end: onEnd,
+  },
+  between: {
+    welcome: no,
+    schema: onSchema,
+    begin: onBegin,
+    change: no,
+    truncate: no,
+    message: no,
+    skip: no,
+    commit: no,
+    progress: onProgress,
+    end: onEnd,
+  },
   inside: {
     welcome: no,
     schema: onSchema,
@@ -363,6 +443,8 @@ const handlersByType: Record<Stage, readonly (Handler | undefined)[]> = {
 
 const knownTypes: ReadonlySet<number> = new Set(Object.values(frameType))
 
+const sameTransaction = (begin: { readonly xid: bigint; readonly time: bigint }, info: TransactionInfo): boolean =>
+  begin.xid === BigInt(info.xid) && begin.time === info.micros
 const samePosition = (a: Position, b: Position): boolean => a.lsn === b.lsn && Buffer.compare(a.chain, b.chain) === 0
 const fingerprintText = (fingerprint: bigint): string => fingerprint.toString(16).padStart(16, '0')
 

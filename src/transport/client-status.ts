@@ -12,7 +12,10 @@ const MAX_STATUS_BYTES = 64 * 1024 * 1024
 const READ_BYTES = 64 * 1024
 
 /** Rejects with what the dialer or the server says, TIMEOUT, or the signal's reason. */
-export async function requestStatus(dialer: ClientDialer, options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined }): Promise<Status> {
+export async function requestStatus(
+  dialer: ClientDialer,
+  options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
+): Promise<Status> {
   const deadline = AbortSignal.timeout(options.timeoutMs)
   const signal = options.signal ? AbortSignal.any([options.signal, deadline]) : deadline
   const late = () => new BeyondError('TIMEOUT', `No status from ${dialer.server} within ${options.timeoutMs} ms.`)
@@ -31,7 +34,8 @@ export async function requestStatus(dialer: ClientDialer, options: { readonly ti
       if (count === -1) throw dialer.lossError()
       frames.push(into.subarray(0, count), (frame) => {
         if (frame.type === frameType.end) throw errorFromEnd(decodeEnd(frame.body))
-        if (frame.type !== frameType.status || status) throw new BeyondError('PROTOCOL_VIOLATION', `The server answered a status request with a frame of type ${frame.type}.`)
+        if (frame.type !== frameType.status || status)
+          throw new BeyondError('PROTOCOL_VIOLATION', `The server answered a status request with a frame of type ${frame.type}.`)
         status = decodeStatus(frame.body)
       })
       if (status) return status

@@ -165,7 +165,8 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
   acknowledge(position: string): void {
     const { after } = parsePosition(position)
     const reached = this.#session.position?.after.lsn
-    if (reached === undefined || after.lsn > reached) throw new BeyondError('BAD_ARGUMENT', 'A position was acknowledged that this subscription has not delivered.')
+    if (reached === undefined || after.lsn > reached)
+      throw new BeyondError('BAD_ARGUMENT', 'A position was acknowledged that this subscription has not delivered.')
     this.#acknowledge(after)
   }
 
@@ -239,7 +240,11 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
       return { connection, stream, streaming: false }
     } catch (error) {
       if (deadline?.aborted && !signal.aborted && !(error instanceof BeyondError))
-        throw new BeyondError('UNREACHABLE', `Nothing answered at ${this.#dialer.server} within ${this.#config.connectTimeoutMs} ms.`, { cause: error })
+        throw new BeyondError(
+          'UNREACHABLE',
+          `Nothing answered at ${this.#dialer.server} within ${this.#config.connectTimeoutMs} ms.`,
+          { cause: error },
+        )
       throw error
     }
   }
@@ -264,7 +269,10 @@ export class Subscription implements AsyncIterable<ChangeEvent>, AsyncDisposable
     if (waited === 'closed') throw this.#dialer.lossError()
     if (waited === 'timeout') {
       this.#dialer.abandon(connection)
-      throw new BeyondError('UNREACHABLE', welcome ? `The service was silent for ${MISSED_HEARTBEATS} heartbeats.` : 'The service did not answer the subscription.')
+      throw new BeyondError(
+        'UNREACHABLE',
+        welcome ? `The service was silent for ${MISSED_HEARTBEATS} heartbeats.` : 'The service did not answer the subscription.',
+      )
     }
   }
 
@@ -345,7 +353,7 @@ async function abortableSleep(ms: number, signal: AbortSignal): Promise<void> {
   }
 }
 
-/** Hands events out one by one; asks for a batch when the last one is used up. An event that is there costs no more than a settled promise. */
+/** Hands events out one by one, and asks for a batch when the last one is used up. An event that is there costs a settled promise, no more. */
 class EventIterator implements AsyncIterableIterator<ChangeEvent> {
   readonly #nextBatch: () => Promise<ChangeEvent[] | undefined>
   readonly #handOut: (event: ChangeEvent, left: number) => void
@@ -355,7 +363,11 @@ class EventIterator implements AsyncIterableIterator<ChangeEvent> {
   /** Calls of `next` that came before the one before was answered stand in line. */
   #line: Promise<unknown> | undefined
 
-  constructor(nextBatch: () => Promise<ChangeEvent[] | undefined>, handOut: (event: ChangeEvent, left: number) => void, close: () => Promise<void>) {
+  constructor(
+    nextBatch: () => Promise<ChangeEvent[] | undefined>,
+    handOut: (event: ChangeEvent, left: number) => void,
+    close: () => Promise<void>,
+  ) {
     this.#nextBatch = nextBatch
     this.#handOut = handOut
     this.#close = close

@@ -36,7 +36,8 @@ export function parsePosition(text: string): StreamPosition {
   const lsn = match ? parseLsn(match[1]) : undefined
   const partialLsn = match?.[4] === undefined ? undefined : parseLsn(match[4])
   const index = Number(match?.[3])
-  if (!match || lsn === undefined || (match[4] !== undefined && (partialLsn === undefined || !Number.isSafeInteger(index)))) throw refusal(text)
+  if (!match || lsn === undefined || (match[4] !== undefined && (partialLsn === undefined || !Number.isSafeInteger(index))))
+    throw refusal(text)
   const after = { lsn, chain: Buffer.from(match[2], 'hex') }
   return partialLsn === undefined ? { after } : { after, partial: { lsn: partialLsn, index } }
 }
@@ -44,6 +45,12 @@ export function parsePosition(text: string): StreamPosition {
 function refusal(text: string): BeyondError {
   const shown = JSON.stringify(text.length > 200 ? `${text.slice(0, 200)}…` : text)
   if (parseLsn(text) !== undefined)
-    return new BeyondError('BAD_ARGUMENT', `The position ${shown} is an LSN without its chain hash, so nobody could tell whether the history is the same: give the whole position that came with a change.`)
-  return new BeyondError('BAD_ARGUMENT', `${shown} is not a position: it looks like 16/B374D848:<64 hexadecimal digits>, as it comes with every change.`)
+    return new BeyondError(
+      'BAD_ARGUMENT',
+      `${shown} is an LSN without its chain hash, so nobody could tell which history it is of: give the whole position that came with a change.`,
+    )
+  return new BeyondError(
+    'BAD_ARGUMENT',
+    `${shown} is not a position: it looks like 16/B374D848:<64 hexadecimal digits>, as it comes with every change.`,
+  )
 }

@@ -11,7 +11,11 @@ const directory = mkdtempSync(join(tmpdir(), 'beyond-pg-test-exit-'))
 after(() => rmSync(directory, { recursive: true, force: true }))
 
 function run(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, [cdcProgram, ...args], { encoding: 'utf8', cwd: directory, env: { PATH: process.env['PATH'] ?? '' }, timeout: 20_000 })
+  return spawnSync(
+    process.execPath,
+    [cdcProgram, ...args],
+    { encoding: 'utf8', cwd: directory, env: { PATH: process.env['PATH'] ?? '' }, timeout: 20_000 },
+  )
 }
 
 describe('beyond-pg-cdc ends', () => {
@@ -22,7 +26,14 @@ describe('beyond-pg-cdc ends', () => {
     assert.match(stdout, /^\d+\.\d+\.\d+\n$/)
   })
 
-  for (const args of [['nonsense'], ['tail', '--from', 'x'], ['tail', '--limit', '0'], ['tail', '--operation', 'upsert'], ['tail', '--bad'], ['tail', '--server', 'a:1']])
+  for (const args of [
+    ['nonsense'],
+    ['tail', '--from', 'x'],
+    ['tail', '--limit', '0'],
+    ['tail', '--operation', 'upsert'],
+    ['tail', '--bad'],
+    ['tail', '--server', 'a:1'],
+  ])
     it(`with 2 after ${args.join(' ')}`, () => {
       const { status, stdout, stderr } = run(...args)
       assert.equal(status, 2)

@@ -52,7 +52,11 @@ describe('the position file', () => {
 
 describe('a local box', () => {
   const write = (box: unknown) => writeFileSync(join(directory, 'box.json'), typeof box === 'string' ? box : JSON.stringify(box))
-  const good = { version: 1, quic: { host: '127.0.0.1', port: 9443 }, tls: { ca: 'tls/ca.crt', cert: '/abs/client.crt', key: 'tls/client.key' } }
+  const good = {
+    version: 1,
+    quic: { host: '127.0.0.1', port: 9443 },
+    tls: { ca: 'tls/ca.crt', cert: '/abs/client.crt', key: 'tls/client.key' },
+  }
 
   it('is found by its file', async () => {
     write(good)
@@ -88,7 +92,8 @@ describe('arguments', () => {
     assert.equal(at('2026-11-22T10:40+01:00'), BigInt(base) * 1000n)
     assert.equal(at('2026-11-22T08:10-0130'), BigInt(base) * 1000n)
     assert.equal(at('2026-11-22'), BigInt(Date.parse('2026-11-22')) * 1000n)
-    for (const text of ['2026-02-30', '2026-11-22T25:00', 'yesterday', '', '2026', '2026-11-22T10:00+17']) assert.equal(at(text), undefined, text)
+    const none = ['2026-02-30', '2026-11-22T25:00', 'yesterday', '', '2026', '2026-11-22T10:00+17']
+    for (const text of none) assert.equal(at(text), undefined, text)
   })
 
   it('may be an address', () => {

@@ -6,13 +6,29 @@ import { jsonStatus, shownBytes, shownDuration, statusText } from '../../src/cli
 import type { ChangeEvent, Status } from '../../src/transport/client.ts'
 import { ClientSession } from '../../src/transport/client-session.ts'
 import { toLsn } from '../../src/wal/lsn.ts'
-import { GENESIS, messageFrame, progressFrame, TestHistory, TestRelation, transactionBytes, truncateFrame, UNCHANGED, welcomeFrame } from '../support/frames.ts'
+import {
+  GENESIS,
+  messageFrame,
+  progressFrame,
+  TestHistory,
+  TestRelation,
+  transactionBytes,
+  truncateFrame,
+  UNCHANGED,
+  welcomeFrame,
+} from '../support/frames.ts'
 
 const chain = '07'.repeat(32)
 
 /** Events as a client makes them of a transaction's frames. */
-function eventsOf(relations: readonly TestRelation[], frames: readonly Buffer[], options: { xid?: number; time?: bigint } = {}): ChangeEvent[] {
-  const client = new ClientSession({ client: 't', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: true, maxFrameBytes: 1 << 24 })
+function eventsOf(
+  relations: readonly TestRelation[],
+  frames: readonly Buffer[],
+  options: { xid?: number; time?: bigint } = {},
+): ChangeEvent[] {
+  const client = new ClientSession(
+    { client: 't', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: true, maxFrameBytes: 1 << 24 },
+  )
   client.open()
   const events: ChangeEvent[] = []
   const transaction = new TestHistory().transaction(0x16b374d848n, frames, { xid: 733, ...options, schemas: relations })
@@ -21,8 +37,14 @@ function eventsOf(relations: readonly TestRelation[], frames: readonly Buffer[],
 }
 
 const plain = { color: false, columns: () => Infinity, utc: true }
-function human(events: readonly ChangeEvent[], options: { columns?: number; color?: boolean; transactions?: boolean; today?: string } = {}): string[] {
-  const formatter = new ChangeFormatter({ ...plain, color: options.color ?? false, columns: () => options.columns ?? Infinity }, options.today ?? '2025-11-22')
+function human(
+  events: readonly ChangeEvent[],
+  options: { columns?: number; color?: boolean; transactions?: boolean; today?: string } = {},
+): string[] {
+  const formatter = new ChangeFormatter(
+    { ...plain, color: options.color ?? false, columns: () => options.columns ?? Infinity },
+    options.today ?? '2025-11-22',
+  )
   return events.map((event) => formatter.lines(event, options.transactions ?? false)).filter((text) => text !== '')
 }
 
@@ -32,7 +54,11 @@ const orders = new TestRelation('orders', [
   { name: 'total', type: 'numeric' },
   { name: 'paid', type: 'bool' },
 ])
-const full = new TestRelation('people', [{ name: 'id', type: 'int4' }, { name: 'name', type: 'text' }, { name: 'photo', type: 'bytea' }], { identity: 'full' })
+const full = new TestRelation(
+  'people',
+  [{ name: 'id', type: 'int4' }, { name: 'name', type: 'text' }, { name: 'photo', type: 'bytea' }],
+  { identity: 'full' },
+)
 
 const sample = eventsOf(
   [orders, full],
@@ -68,7 +94,10 @@ describe('lines for people', () => {
   })
 
   it('are coloured', () => {
-    assert.equal(human(sample, { color: true })[3], '\x1b[2m09:40:00.123 \x1b[0m\x1b[31m- \x1b[0m\x1b[36mpublic.orders\x1b[0m\x1b[2m id=\x1b[0m\x1b[1m43\x1b[0m\n')
+    assert.equal(
+      human(sample, { color: true })[3],
+      '\x1b[2m09:40:00.123 \x1b[0m\x1b[31m- \x1b[0m\x1b[36mpublic.orders\x1b[0m\x1b[2m id=\x1b[0m\x1b[1m43\x1b[0m\n',
+    )
   })
 
   it('show transactions when asked, and the day when it is another one', () => {
@@ -90,7 +119,10 @@ describe('lines for people', () => {
 
   it('bear a transaction without a time', () => {
     const lone = eventsOf([], [messageFrame('p', 'c', 7n, false)], { xid: 0, time: 0n })
-    assert.deepEqual(human(lone, { transactions: true }), ['             ┌ begin at 16/B374D848\n', '             » p c\n', '             └ commit at 16/B374D848, 1 change\n'])
+    assert.deepEqual(
+      human(lone, { transactions: true }),
+      ['             ┌ begin at 16/B374D848\n', '             » p c\n', '             └ commit at 16/B374D848, 1 change\n'],
+    )
   })
 })
 
@@ -105,9 +137,18 @@ describe('lines of JSON', () => {
   })
 
   it('keep every value', () => {
-    assert.equal(lines[2], `{"op":"insert","schema":"public","table":"orders","index":1,${place},"key":{"id":42},"before":null,"after":{"id":42,"customer":"Ann Lee","total":"12.50","paid":false},${at(1)}}`)
-    assert.equal(lines[3], `{"op":"update","schema":"public","table":"orders","index":2,${place},"key":{"id":42},"before":null,"after":{"id":42,"total":null,"paid":true},"unchanged":["customer"],${at(2)}}`)
-    assert.equal(lines[5], `{"op":"delete","schema":"public","table":"orders","index":4,${place},"key":{"id":43},"before":{"id":43},"after":null,${at(4)}}`)
+    assert.equal(
+      lines[2],
+      `{"op":"insert","schema":"public","table":"orders","index":1,${place},"key":{"id":42},"before":null,"after":{"id":42,"customer":"Ann Lee","total":"12.50","paid":false},${at(1)}}`,
+    )
+    assert.equal(
+      lines[3],
+      `{"op":"update","schema":"public","table":"orders","index":2,${place},"key":{"id":42},"before":null,"after":{"id":42,"total":null,"paid":true},"unchanged":["customer"],${at(2)}}`,
+    )
+    assert.equal(
+      lines[5],
+      `{"op":"delete","schema":"public","table":"orders","index":4,${place},"key":{"id":43},"before":{"id":43},"after":null,${at(4)}}`,
+    )
     assert.equal(
       lines.at(-3),
       `{"op":"message","prefix":"app","content":"\\\\x68656c6c6f0a776f726c64","text":"hello\\nworld","transactional":true,"index":7,${place},${at(7)}}`,
@@ -146,11 +187,50 @@ describe('the status', () => {
     history: Buffer.from('00112233445566778899aabbccddeeff', 'hex'),
     systemId: '7412345678901234567',
     database: 'app',
-    slot: { name: 'beyond_cdc', publication: 'beyond', confirmedLsn: position.lsn, receivedLsn: position.lsn, walLsn: toLsn(position.lsn + 2048n), lagBytes: 2048n },
-    log: { oldest: GENESIS, head: position, headTime: micros(1500), bytes: 12_345_678n, segments: 2, transactions: 1234n, changes: 2n ** 60n },
+    slot: {
+      name: 'beyond_cdc',
+      publication: 'beyond',
+      confirmedLsn: position.lsn,
+      receivedLsn: position.lsn,
+      walLsn: toLsn(position.lsn + 2048n),
+      lagBytes: 2048n,
+    },
+    log: {
+      oldest: GENESIS,
+      head: position,
+      headTime: micros(1500),
+      bytes: 12_345_678n,
+      segments: 2,
+      transactions: 1234n,
+      changes: 2n ** 60n,
+    },
     subscribers: [
-      { id: 3n, peer: 'client', address: '127.0.0.1:40000', client: 'beyond-pg-tail/0.1.0', consumer: null, connected: true, sent: position, acknowledged: null, lagBytes: 0n, lagMs: 0n, sentBytes: 100n },
-      { id: 0n, peer: '', address: '', client: '', consumer: 'a-consumer-with-a-very-long-name', connected: false, sent: null, acknowledged: position, lagBytes: 5_000_000_000n, lagMs: 90_000_000n, sentBytes: 0n },
+      {
+        id: 3n,
+        peer: 'client',
+        address: '127.0.0.1:40000',
+        client: 'beyond-pg-tail/0.1.0',
+        consumer: null,
+        connected: true,
+        sent: position,
+        acknowledged: null,
+        lagBytes: 0n,
+        lagMs: 0n,
+        sentBytes: 100n,
+      },
+      {
+        id: 0n,
+        peer: '',
+        address: '',
+        client: '',
+        consumer: 'a-consumer-with-a-very-long-name',
+        connected: false,
+        sent: null,
+        acknowledged: position,
+        lagBytes: 5_000_000_000n,
+        lagMs: 90_000_000n,
+        sentBytes: 0n,
+      },
     ],
   }
 
@@ -193,7 +273,13 @@ describe('the status', () => {
   })
 
   it('shows amounts in units', () => {
-    assert.deepEqual([0n, 1023n, 1024n, 1024n ** 2n * 150n, 1024n ** 4n].map(shownBytes), ['0 B', '1023 B', '1.0 KiB', '150 MiB', '1.0 TiB'])
-    assert.deepEqual([-5, 999, 1000, 59_949, 60_000, 3_600_000, 90_000_000].map(shownDuration), ['0 ms', '999 ms', '1.0 s', '59.9 s', '1 min', '1 h 0 min', '1 d 1 h'])
+    assert.deepEqual(
+      [0n, 1023n, 1024n, 1024n ** 2n * 150n, 1024n ** 4n].map(shownBytes),
+      ['0 B', '1023 B', '1.0 KiB', '150 MiB', '1.0 TiB'],
+    )
+    assert.deepEqual(
+      [-5, 999, 1000, 59_949, 60_000, 3_600_000, 90_000_000].map(shownDuration),
+      ['0 ms', '999 ms', '1.0 s', '59.9 s', '1 min', '1 h 0 min', '1 d 1 h'],
+    )
   })
 })

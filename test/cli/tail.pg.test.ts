@@ -17,7 +17,11 @@ class Tail {
   readonly ended: Promise<number | null>
 
   constructor(args: readonly string[], env: Record<string, string> = {}) {
-    this.child = spawn(process.execPath, [cdcProgram, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: process.env['PATH'] ?? '', ...env } })
+    this.child = spawn(
+      process.execPath,
+      [cdcProgram, ...args],
+      { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: process.env['PATH'] ?? '', ...env } },
+    )
     this.child.stdout!.setEncoding('utf8').on('data', (text: string) => (this.stdout += text))
     this.child.stderr!.setEncoding('utf8').on('data', (text: string) => (this.stderr += text))
     this.ended = new Promise((resolve) => this.child.once('close', (code) => resolve(code)))
@@ -55,7 +59,9 @@ describe('beyond-pg-cdc tail', () => {
     tails.push(one)
     return one
   }
-  const insert = (from: number, to: number): Promise<unknown> => postgres.query(`INSERT INTO numbers SELECT generate_series(${from}, ${to})`)
+  const insert = (from: number, to: number): Promise<unknown> => postgres.query(
+    `INSERT INTO numbers SELECT generate_series(${from}, ${to})`,
+  )
 
   before(async () => {
     postgres = await startPostgres()
@@ -92,7 +98,9 @@ describe('beyond-pg-cdc tail', () => {
   it('filters by table and operation', async () => {
     const one = tail('--json', '--from', 'now', '--table', 'other', '--operation', 'insert', '--limit', '1')
     await one.streams()
-    await postgres.query('INSERT INTO numbers VALUES (-1); DELETE FROM numbers WHERE n = -1; INSERT INTO other VALUES (7); DELETE FROM other')
+    await postgres.query(
+      'INSERT INTO numbers VALUES (-1); DELETE FROM numbers WHERE n = -1; INSERT INTO other VALUES (7); DELETE FROM other',
+    )
     assert.equal(await one.ended, 0)
     assert.deepEqual(one.lines.map(({ op, table, index }) => [op, table, index]), [['insert', 'other', 3]])
   })

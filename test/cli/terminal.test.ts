@@ -19,7 +19,10 @@ describe('text for a terminal', () => {
   })
 
   it('is cut to fit, never in the middle of a character', () => {
-    assert.deepEqual([fit('abcdef', 6), fit('abcdef', 5), fit('日本語', 5), fit('日本語', 4), fit('😀😀', 3), fit('ab', 1), fit('ab', 0)], ['abcdef', 'abcd…', '日本…', '日…', '😀…', '…', ''])
+    assert.deepEqual(
+      [fit('abcdef', 6), fit('abcdef', 5), fit('日本語', 5), fit('日本語', 4), fit('😀😀', 3), fit('ab', 1), fit('ab', 0)],
+      ['abcdef', 'abcd…', '日本…', '日…', '😀…', '…', ''],
+    )
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme' }), fc.nat(30), (text, columns) => {
         const cut = fit(printable(text), columns)

@@ -36,6 +36,8 @@ export type TestColumn = { readonly name: string; readonly type: TypeName; reado
 export const UNCHANGED = Symbol('unchanged in a test row')
 export type TestRow = Readonly<Record<string, unknown>>
 
+type RowSchema = { readonly name: string; readonly fields: readonly { name: string; type: unknown[]; pg: { name: string } }[] }
+
 function isLongSchema(schema: unknown): boolean {
   return schema === 'long' || (typeof schema === 'object' && schema !== null && 'type' in schema && schema.type === 'long')
 }
@@ -48,14 +50,20 @@ export class TestRelation {
   readonly type: avro.Type
   readonly #schema: { fields: { type: unknown }[] }
 
-  constructor(table: string, columns: readonly TestColumn[], options: { schema?: string; identity?: RelationDescriptor['replicaIdentity']; oid?: number } = {}) {
+  constructor(
+    table: string,
+    columns: readonly TestColumn[],
+    options: { schema?: string; identity?: RelationDescriptor['replicaIdentity']; oid?: number } = {},
+  ) {
     const identity = options.identity ?? 'default'
     this.descriptor = {
       schema: options.schema ?? 'public',
       table,
       oid: options.oid ?? 16_384,
       replicaIdentity: identity,
-      columns: columns.map(({ name, type, key }) => ({ name, type, oid: oids[type], typmod: -1, key: identity === 'full' || key === true })),
+      columns: columns.map(
+        ({ name, type, key }) => ({ name, type, oid: oids[type], typmod: -1, key: identity === 'full' || key === true }),
+      ),
     }
     const schema = schemaOf(this.descriptor)
     this.#schema = schema as never
@@ -80,8 +88,9 @@ export class TestRelation {
 
   #row(field: 1 | 2, row: TestRow | null): unknown {
     if (row === null) return null
-    let branch = (this.#schema.fields[field].type as unknown[])[1] as { name: string; fields: { name: string; type: unknown[]; pg: { name: string } }[] } | 'Row'
-    if (branch === 'Row') branch = (this.#schema.fields[1].type as unknown[])[1] as Exclude<typeof branch, string>
+    const branchOf = (index: 1 | 2) => (this.#schema.fields[index].type as unknown[])[1] as RowSchema
+    const own = branchOf(field) as RowSchema | 'Row'
+    const branch = own === 'Row' ? branchOf(1) : own
     const namespace = (this.#schema as unknown as { namespace: string }).namespace
     const wrapped: Record<string, unknown> = {}
     for (const { name, type, pg } of branch.fields) wrapped[name] = wrap(row[pg.name], type)
@@ -118,8 +127,15 @@ export class TestHistory {
   }
 
   /** Frames of a transaction and the schemas that it needs, which are not part of the chain. */
-  transaction(lsn: bigint, frames: readonly Buffer[], options: { xid?: number; time?: bigint; schemas?: readonly TestRelation[] } = {}): TestTransaction {
-    const begin = encodeFrame(frameType.begin, envelopes.begin.encode({ lsn: toLsn(lsn), time: options.time ?? 1_763_804_400_123_456n, xid: BigInt(options.xid ?? Number(lsn)) }))
+  transaction(
+    lsn: bigint,
+    frames: readonly Buffer[],
+    options: { xid?: number; time?: bigint; schemas?: readonly TestRelation[] } = {},
+  ): TestTransaction {
+    const begin = encodeFrame(
+      frameType.begin,
+      envelopes.begin.encode({ lsn: toLsn(lsn), time: options.time ?? 1_763_804_400_123_456n, xid: BigInt(options.xid ?? Number(lsn)) }),
+    )
     const commit = encodeFrame(
       frameType.commit,
       envelopes.commit.encode({ lsn: toLsn(lsn), endLsn: toLsn(lsn + 48n), changes: BigInt(frames.length), chain: Buffer.alloc(32) }),
@@ -169,7 +185,9 @@ export const skipFrame = (changes: number): Buffer => encodeFrame(frameType.skip
 export const truncateFrame = (tables: readonly string[], options: { cascade?: boolean } = {}): Buffer =>
   encodeFrame(
     frameType.truncate,
-    envelopes.truncate.encode({ relations: tables.map((table) => ({ schema: 'public', table })), cascade: options.cascade ?? false, restartIdentity: false }),
+    envelopes.truncate.encode(
+      { relations: tables.map((table) => ({ schema: 'public', table })), cascade: options.cascade ?? false, restartIdentity: false },
+    ),
   )
 
 export const messageFrame = (prefix: string, content: string, lsn = 5n, transactional = true): Buffer =>

@@ -31,8 +31,12 @@ const status = record<Status>({
   history: bytes(16),
   systemId: fc.string(),
   database: fc.string(),
-  slot: record<Status['slot']>({ name: fc.string(), publication: fc.string(), confirmedLsn: lsn, receivedLsn: lsn, walLsn: lsn, lagBytes: long }),
-  log: record<Status['log']>({ oldest: position, head: position, headTime: maybe(long), bytes: long, segments: fc.integer(), transactions: long, changes: long }),
+  slot: record<Status['slot']>(
+    { name: fc.string(), publication: fc.string(), confirmedLsn: lsn, receivedLsn: lsn, walLsn: lsn, lagBytes: long },
+  ),
+  log: record<Status['log']>(
+    { oldest: position, head: position, headTime: maybe(long), bytes: long, segments: fc.integer(), transactions: long, changes: long },
+  ),
   subscribers: fc.array(
     record<Status['subscribers'][number]>({
       id: long,
@@ -61,7 +65,12 @@ describe(`the bounded reader of envelopes (seed ${seed})`, () => {
     const request: Subscribe = {
       version: 1,
       client: 'c',
-      from: { kind: 'position', after: { lsn: toLsn(1n), chain: Buffer.alloc(32) }, partial: { lsn: toLsn(2n), index: 3n }, checkpoints: [{ lsn: toLsn(1n), chain: Buffer.alloc(32) }] },
+      from: {
+        kind: 'position',
+        after: { lsn: toLsn(1n), chain: Buffer.alloc(32) },
+        partial: { lsn: toLsn(2n), index: 3n },
+        checkpoints: [{ lsn: toLsn(1n), chain: Buffer.alloc(32) }],
+      },
       consumer: 'c',
       tables: ['a.b', 'c.*'],
       operations: ['insert'],

@@ -40,12 +40,17 @@ const values: Record<TypeName, fc.Arbitrary<readonly [wire: unknown, read: unkno
   ),
   timestamptz: fc.oneof(
     fc.bigInt({ min: -(10n ** 18n), max: 4n * 10n ** 15n }).map((micros) => [micros, formatTimestamp(micros, true)] as const),
-    fc.bigInt({ min: 0n, max: 4n * 10n ** 9n }).map((seconds) => [seconds * 1_000_000n, formatTimestamp(seconds * 1_000_000n, true)] as const),
+    fc.bigInt({ min: 0n, max: 4n * 10n ** 9n }).map(
+      (seconds) => [seconds * 1_000_000n, formatTimestamp(seconds * 1_000_000n, true)] as const,
+    ),
   ),
 }
 
 const column = fc.record({
-  name: fc.oneof(fc.constantFrom('constructor', 'id', '1', 'a b', 'Größe'), fc.string({ minLength: 1, maxLength: 20 })).filter((name) => name !== '__proto__'),
+  name: fc.oneof(
+    fc.constantFrom('constructor', 'id', '1', 'a b', 'Größe'),
+    fc.string({ minLength: 1, maxLength: 20 }),
+  ).filter((name) => name !== '__proto__'),
   type: fc.constantFrom(...(Object.keys(values) as TypeName[])),
   key: fc.boolean(),
 })
@@ -59,7 +64,10 @@ function rowOf(list: readonly TestColumn[], mayBeUnchanged: boolean): fc.Arbitra
       { weight: mayBeUnchanged && toastable(type) ? 1 : 0, arbitrary: fc.constant([UNCHANGED, unchanged] as const) },
     ),
   )
-  const put = (pairs: readonly (readonly [unknown, unknown])[], which: 0 | 1): TestRow => Object.fromEntries(list.map(({ name }, i) => [name, pairs[i][which]]))
+  const put = (
+    pairs: readonly (readonly [unknown, unknown])[],
+    which: 0 | 1,
+  ): TestRow => Object.fromEntries(list.map(({ name }, i) => [name, pairs[i][which]]))
   return fc.tuple(...cells).map((pairs) => [put(pairs, 0), put(pairs, 1)] as const)
 }
 
@@ -73,7 +81,9 @@ const scenario = columns.chain((list) =>
 )
 
 /** What the key of a row is, and in which order. */
-const keyOf = (row: TestRow, list: readonly TestColumn[]): TestRow => Object.fromEntries(list.filter(({ key }) => key).map(({ name }) => [name, row[name]]))
+const keyOf = (row: TestRow, list: readonly TestColumn[]): TestRow => Object.fromEntries(
+  list.filter(({ key }) => key).map(({ name }) => [name, row[name]]),
+)
 const plain = (row: unknown): unknown => ({ ...(row as object) })
 
 describe(`rows (seed ${seed})`, () => {
@@ -113,7 +123,9 @@ describe(`rows (seed ${seed})`, () => {
   it('may have 1,600 columns', () => {
     const list = Array.from({ length: 1600 }, (_, i) => ({ name: `c${i}`, type: 'int4' as const }))
     const relation = new TestRelation('wide', list)
-    const { after } = reader(relation).read(bodyOf(relation.change('insert', null, Object.fromEntries(list.map(({ name }, i) => [name, i])))))
+    const { after } = reader(relation).read(
+      bodyOf(relation.change('insert', null, Object.fromEntries(list.map(({ name }, i) => [name, i])))),
+    )
     assert.equal(after!['c1599'], 1599)
   })
 
@@ -121,7 +133,10 @@ describe(`rows (seed ${seed})`, () => {
     const relation = new TestRelation('t', [{ name: 'a', type: 'text', key: true }])
     const { read } = reader(relation)
     const body = bodyOf(relation.change('insert', null, { a: 'some text' }))
-    for (let length = 10; length < body.length; length++) assert.throws(() => read(Buffer.from(body.subarray(0, length))), { code: 'PROTOCOL_VIOLATION' })
+    for (let length = 10; length < body.length; length++) assert.throws(
+      () => read(Buffer.from(body.subarray(0, length))),
+      { code: 'PROTOCOL_VIOLATION' },
+    )
     assert.throws(() => read(Buffer.concat([body, Buffer.alloc(1)])), { code: 'PROTOCOL_VIOLATION' })
     for (const [op, before, after] of [
       ['insert', { a: 'x' }, { a: 'y' }],

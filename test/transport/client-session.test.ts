@@ -33,13 +33,25 @@ const orders = new TestRelation('orders', [
 const people = new TestRelation('people', [{ name: 'name', type: 'text', key: true }])
 
 const session = (options: Partial<SessionOptions> = {}): ClientSession =>
-  new ClientSession({ client: 'test', start: { kind: 'now' }, consumer: null, tables: [], operations: [], progress: false, maxFrameBytes: 1 << 24, ...options })
+  new ClientSession(
+    {
+      client: 'test',
+      start: { kind: 'now' },
+      consumer: null,
+      tables: [],
+      operations: [],
+      progress: false,
+      maxFrameBytes: 1 << 24,
+      ...options,
+    },
+  )
 
 /** One line per event: all that a consumer could tell it by. */
 function line(event: ChangeEvent): string {
   const where = event.kind === 'progress' ? '' : ` ${event.transaction.lsn}`
   const index = 'index' in event ? `#${event.index}` : ''
-  const row = 'after' in event ? ` ${event.table.name} ${JSON.stringify(event.after, (_, v: unknown) => (typeof v === 'bigint' ? String(v) : v))}` : ''
+  const text = (_: string, value: unknown) => (typeof value === 'bigint' ? String(value) : value)
+  const row = 'after' in event ? ` ${event.table.name} ${JSON.stringify(event.after, text)}` : ''
   return `${event.kind}${where}${index}${row}`
 }
 
@@ -95,6 +107,7 @@ function answer(transactions: readonly TestTransaction[], from: From): Buffer {
   return Buffer.concat([welcomeFrame(after), schemas, ...rest.map(transactionBytes)])
 }
 
+const sharedOf = (error: unknown): unknown => (error as BeyondError).facts['shared']
 const codeIs = (code: string) => (error: unknown) => error instanceof BeyondError && error.code === code
 
 describe(`the client's session (seed ${seed})`, () => {
@@ -226,7 +239,12 @@ describe(`the client's session (seed ${seed})`, () => {
     const history = new TestHistory()
     const out: ChangeEvent[] = []
     const added = wider.change('insert', null, { id: 2n, note: 'y', total: '1.50' })
-    const bytes = [welcomeFrame(GENESIS), schemas, wider.schemaFrame(), transactionBytes(history.transaction(50n, [insert(1n), added, insert(3n)]))]
+    const bytes = [
+      welcomeFrame(GENESIS),
+      schemas,
+      wider.schemaFrame(),
+      transactionBytes(history.transaction(50n, [insert(1n), added, insert(3n)])),
+    ]
     client.push(Buffer.concat(bytes), out)
     const changes = out.filter((event) => event.kind === 'schema')
     assert.deepEqual(
@@ -246,7 +264,10 @@ describe(`the client's session (seed ${seed})`, () => {
     const one = history.transaction(50n, [messageFrame('p', 'c', 50n, false)], { xid: 0, time: 0n })
     const two = history.transaction(50n, [insert(1n)])
     const lines = feed(client, Buffer.concat([welcomeFrame(GENESIS), schemas, transactionBytes(one), transactionBytes(two)]))
-    assert.deepEqual(lines, ['begin 50', 'message 50#1', 'commit 50', 'begin 50', 'schema 50#0', 'insert 50#1 orders {"id":"1","note":"x"}', 'commit 50'])
+    assert.deepEqual(
+      lines,
+      ['begin 50', 'message 50#1', 'commit 50', 'begin 50', 'schema 50#0', 'insert 50#1 orders {"id":"1","note":"x"}', 'commit 50'],
+    )
   })
 })
 
@@ -270,7 +291,7 @@ describe('the client refuses another history', () => {
       const client = cutClient()
       assert.throws(
         () => feed(client, Buffer.concat([welcomeFrame(GENESIS), schemas, transactionBytes(transaction)])),
-        (error: unknown) => codeIs('HISTORY_BROKEN')(error) && (error as BeyondError).facts['shared'] === formatPosition({ after: GENESIS }),
+        (error: unknown) => codeIs('HISTORY_BROKEN')(error) && sharedOf(error) === formatPosition({ after: GENESIS }),
       )
     })
 
@@ -280,7 +301,13 @@ describe('the client refuses another history', () => {
     const { begin, frames } = history().transaction(50n, [insert(1n), insert(2n)], { xid: 9 })
     feed(client, Buffer.concat([welcomeFrame(GENESIS), schemas, begin, ...frames]))
     client.open()
-    assert.throws(() => feed(client, Buffer.concat([welcomeFrame(GENESIS), schemas, transactionBytes(history().transaction(50n, [insert(1n)], { xid: 9 }))])), codeIs('HISTORY_BROKEN'))
+    assert.throws(
+      () => feed(
+        client,
+        Buffer.concat([welcomeFrame(GENESIS), schemas, transactionBytes(history().transaction(50n, [insert(1n)], { xid: 9 }))]),
+      ),
+      codeIs('HISTORY_BROKEN'),
+    )
   })
 
   it('when the server has passed the cut transaction by', () => {
@@ -343,7 +370,11 @@ describe('frames out of order', () => {
     'a Skip of nothing': [welcome, begin, skipFrame(0)],
     'a Skip that goes back': [welcome, begin, skipFrame(-4)],
     'a heartbeat of a nanosecond': [welcomeFrame(GENESIS, { heartbeatMs: 0 })],
-    'an array longer than the frame': [welcome, begin, encodeFrame(frameType.truncate, Buffer.from([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]))],
+    'an array longer than the frame': [
+      welcome,
+      begin,
+      encodeFrame(frameType.truncate, Buffer.from([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f])),
+    ],
   }
   for (const [name, bytes] of Object.entries(cases))
     it(`${name} is a violation of the protocol`, () => {

@@ -1,13 +1,29 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { BeyondError } from '../../src/errors.ts'
-import { connect, subscribe, type ChangeEvent, type ConnectOptions, type SubscribeOptions, type SubscriptionState } from '../../src/transport/client.ts'
+import {
+  connect,
+  subscribe,
+  type ChangeEvent,
+  type ConnectOptions,
+  type SubscribeOptions,
+  type SubscriptionState,
+} from '../../src/transport/client.ts'
 import { envelopes, type Position, type Subscribe } from '../../src/transport/envelopes.ts'
 import { FrameReader, frameType } from '../../src/transport/frame.ts'
 import { formatPosition } from '../../src/transport/position.ts'
 import type { QuicStream } from '../../src/transport/quic.ts'
 import { fakeServer, writeAll, type FakeServer } from '../support/fake-quic.ts'
-import { endFrame, GENESIS, progressFrame, TestHistory, TestRelation, transactionBytes, welcomeFrame, type TestTransaction } from '../support/frames.ts'
+import {
+  endFrame,
+  GENESIS,
+  progressFrame,
+  TestHistory,
+  TestRelation,
+  transactionBytes,
+  welcomeFrame,
+  type TestTransaction,
+} from '../support/frames.ts'
 
 const orders = new TestRelation('orders', [{ name: 'id', type: 'int4', key: true }])
 const insert = (id: number): Buffer => orders.change('insert', null, { id })
@@ -48,7 +64,9 @@ function answerTo(request: Subscribe, transactions: readonly TestTransaction[], 
   return Buffer.concat([welcomeFrame(after, { head, heartbeatMs }), orders.schemaFrame(), ...rest])
 }
 
-const options = (server: FakeServer): ConnectOptions => ({ server: '127.0.0.1:9443', tls: { ca: '', cert: '', key: '' }, quic: server.quic })
+function options({ quic }: FakeServer): ConnectOptions {
+  return { server: '127.0.0.1:9443', tls: { ca: '', cert: '', key: '' }, quic }
+}
 const fast: SubscribeOptions = { reconnect: { minMs: 1, maxMs: 5, connectTimeoutMs: 500 } }
 const idOf = (event: ChangeEvent): unknown => (event.kind === 'insert' ? event.after['id'] : undefined)
 
@@ -154,7 +172,9 @@ describe('a subscription', () => {
         async () => {
           for await (const event of changes) if (event.kind === 'insert') seen.push(idOf(event))
         },
-        (error: unknown) => error instanceof BeyondError && error.code === code && error.facts['shared'] === formatPosition({ after: GENESIS }),
+        (error: unknown) => error instanceof BeyondError && error.code === code && error.facts['shared'] === formatPosition(
+          { after: GENESIS },
+        ),
       )
       assert.deepEqual(seen, upTo(4))
     })
@@ -163,7 +183,10 @@ describe('a subscription', () => {
     const server = fakeServer(() => {})
     server.refuse = new BeyondError('UNREACHABLE', 'Nothing there.')
     const started = performance.now()
-    await assert.rejects(take(subscribe({ ...options(server), reconnect: { minMs: 1, maxMs: 5, connectTimeoutMs: 100 } }), 1), { code: 'UNREACHABLE' })
+    await assert.rejects(
+      take(subscribe({ ...options(server), reconnect: { minMs: 1, maxMs: 5, connectTimeoutMs: 100 } }), 1),
+      { code: 'UNREACHABLE' },
+    )
     assert.ok(performance.now() - started >= 95)
     assert.ok(server.dials.length > 3)
     server.refuse = new BeyondError('UNAUTHENTICATED', 'Not you.')
@@ -180,7 +203,10 @@ describe('a subscription', () => {
         setImmediate(() => setImmediate(() => server.connections[0].close(0n)))
       })
     })
-    await assert.rejects(take(subscribe({ ...options(server), reconnect: { minMs: 1, maxMs: 5, giveUpAfterMs: 60 } }), 3), { code: 'UNREACHABLE' })
+    await assert.rejects(
+      take(subscribe({ ...options(server), reconnect: { minMs: 1, maxMs: 5, giveUpAfterMs: 60 } }), 3),
+      { code: 'UNREACHABLE' },
+    )
   })
 
   it('connects anew when the server falls silent, not while its consumer is slow', async () => {
@@ -244,11 +270,21 @@ describe('a subscription', () => {
     const server = fakeServer((stream) => void listen(stream, (request) => writeAll(stream, answerTo(request, []))))
     assert.deepEqual(await take(subscribe({ ...options(server), signal: AbortSignal.abort() }), 1), [])
     const stop = new AbortController()
-    const waiting = take(subscribe({ ...options(server), signal: stop.signal, onState: (state) => state.status === 'streaming' && setImmediate(() => stop.abort()) }), 1)
+    const waiting = take(
+      subscribe(
+        { ...options(server), signal: stop.signal, onState: (state) => state.status === 'streaming' && setImmediate(() => stop.abort()) },
+      ),
+      1,
+    )
     assert.deepEqual(await waiting, [])
     server.refuse = new BeyondError('UNREACHABLE', 'Nothing there.')
     const again = new AbortController()
-    const connecting = take(subscribe({ ...options(server), signal: again.signal, onState: (state) => state.status === 'waiting' && setImmediate(() => again.abort()) }), 1)
+    const connecting = take(
+      subscribe(
+        { ...options(server), signal: again.signal, onState: (state) => state.status === 'waiting' && setImmediate(() => again.abort()) },
+      ),
+      1,
+    )
     assert.deepEqual(await connecting, [])
   })
 
@@ -266,7 +302,10 @@ describe('a subscription', () => {
     const changes = subscribe({ ...options(server), ...fast })
     const iterator = changes[Symbol.asyncIterator]()
     const results = await Promise.all(upTo(13).map(() => iterator.next()))
-    assert.deepEqual(results.map(({ value }) => value?.kind).filter((kind) => kind === 'begin' || kind === 'commit').join(' '), 'begin commit begin commit begin commit')
+    assert.deepEqual(
+      results.map(({ value }) => value?.kind).filter((kind) => kind === 'begin' || kind === 'commit').join(' '),
+      'begin commit begin commit begin commit',
+    )
     await changes.close()
   })
 
@@ -287,7 +326,14 @@ describe('a subscription', () => {
 
   it('refuses options that can not be meant', () => {
     const server = fakeServer(() => {})
-    for (const bad of [{ from: '16/0' }, { consumer: 'A b' }, { tables: [''] }, { operations: ['upsert' as never] }, { from: new Date(Number.NaN) }, { reconnect: { minMs: -1 } }])
+    for (const bad of [
+      { from: '16/0' },
+      { consumer: 'A b' },
+      { tables: [''] },
+      { operations: ['upsert' as never] },
+      { from: new Date(Number.NaN) },
+      { reconnect: { minMs: -1 } },
+    ])
       assert.throws(() => subscribe({ ...options(server), ...bad }), { code: 'BAD_ARGUMENT' })
     for (const address of ['', 'a:b', 'host:99999', 'host:0', 'a b'])
       assert.throws(() => connect({ ...options(server), server: address }), { code: 'BAD_ARGUMENT' })
@@ -332,7 +378,10 @@ describe('acknowledgements', () => {
     const changes = subscribe({ ...options(server), ...fast, consumer: 'c', acknowledge: 'manual' })
     for await (const event of changes) {
       if (event.kind !== 'commit') continue
-      assert.throws(() => changes.acknowledge(formatPosition({ after: { ...transactions[2].position, lsn: (10n ** 6n) as never } })), { code: 'BAD_ARGUMENT' })
+      assert.throws(
+        () => changes.acknowledge(formatPosition({ after: { ...transactions[2].position, lsn: (10n ** 6n) as never } })),
+        { code: 'BAD_ARGUMENT' },
+      )
       if (event.transaction.lsn !== 300n) continue
       assert.equal(last(), undefined)
       changes.acknowledge(event.position)
