@@ -21,6 +21,8 @@ export type TestCdc = AsyncDisposable & {
   readonly log: () => string
   /** Starts it (again), on the same port. Resolves when it listens; rejects with what it said when it ends instead. */
   start(flags?: readonly string[]): Promise<void>
+  /** Waits until it ends by itself: the exit code. */
+  ended(): Promise<number | null>
   /** Resolves with the exit code, null after a signal that it did not handle. */
   stop(signal?: NodeJS.Signals): Promise<number | null>
 }
@@ -71,6 +73,10 @@ export async function startCdc(postgres: TestPostgres, flags: readonly string[] 
           resolve()
         })
       })
+    },
+    async ended() {
+      const running = child!
+      return running.exitCode !== null || running.signalCode !== null ? running.exitCode : new Promise((resolve) => running.once('exit', resolve))
     },
     async stop(signal = 'SIGTERM') {
       const running = child
