@@ -6,10 +6,8 @@
  * Every state can go to freed. While draining and lingering the application's side is over already.
  */
 import { X509Certificate } from 'node:crypto'
-import type { Attended, Engine, Polled } from './openssl-engine.ts'
-import { callOut } from './openssl-engine.ts'
+import { callOut, type Attended, type Engine, type Polled } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
-import type { Pointer } from './openssl-ffi.ts'
 import { DeadStream, OpensslStream, tooManyStreams } from './openssl-stream.ts'
 import type { CloseInfo, QuicAddress, QuicConnection, QuicStream } from './quic.ts'
 
@@ -28,7 +26,7 @@ export type ConnectionOwner = {
   readonly maxStreams: number
   /** Called once, in a turn: the handshake is complete and the peer verified, or else false and the connection is refused. */
   established(connection: OpensslConnection): void
-  /** Called once, in a turn, instead of `established`; the connection is freed already. */
+  /** Called once, in a turn, instead of `established`. */
   handshakeFailed(connection: OpensslConnection, info: CloseInfo, verifyResult: number): void
   /** Called once, in a turn, whatever came before. */
   freed(connection: OpensslConnection): void
@@ -36,7 +34,7 @@ export type ConnectionOwner = {
 
 export class OpensslConnection implements QuicConnection, Polled, Attended {
   readonly engine: Engine
-  readonly ssl: Pointer
+  readonly ssl: ffi.Pointer
   readonly remote: QuicAddress
   peerName = ''
   readonly #owner: ConnectionOwner
@@ -57,7 +55,7 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
   #onClosed: (info: CloseInfo) => void = nothing
 
   /** Takes over `ssl`. `deadline`: of the handshake, in ms of performance.now(). */
-  constructor(owner: ConnectionOwner, ssl: Pointer, remote: QuicAddress, isServer: boolean, alpn: string, deadline: number) {
+  constructor(owner: ConnectionOwner, ssl: ffi.Pointer, remote: QuicAddress, isServer: boolean, alpn: string, deadline: number) {
     this.#owner = owner
     this.engine = owner.engine
     this.ssl = ssl
@@ -224,9 +222,8 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
     switch (this.#state) {
       case 'handshaking': {
         const info = closeInfoOf(this.ssl) ?? UNKNOWN_END
-        const verifyResult = ffi.SSL_get_verify_result(this.ssl)
+        this.#owner.handshakeFailed(this, info, ffi.SSL_get_verify_result(this.ssl))
         this.#free()
-        this.#owner.handshakeFailed(this, info, verifyResult)
         break
       }
       case 'open':
@@ -312,7 +309,7 @@ class CloseArgs {
 /** SSL_CONN_CLOSE_INFO: code, frame type (u64 each), reason (char *), its length (size_t), flags (u32). */
 const closeInfo = Buffer.alloc(40)
 
-function closeInfoOf(ssl: Pointer): CloseInfo | undefined {
+function closeInfoOf(ssl: ffi.Pointer): CloseInfo | undefined {
   if (ffi.SSL_get_conn_close_info(ssl, closeInfo, closeInfo.length) !== 1) return undefined
   const flags = closeInfo.readUInt32LE(32)
   const code = closeInfo.readBigUInt64LE(0)
@@ -328,12 +325,12 @@ function closeInfoOf(ssl: Pointer): CloseInfo | undefined {
 const alpnPointer = new BigUint64Array(1)
 const alpnLength = new Uint32Array(1)
 
-function selectedAlpn(ssl: Pointer): string {
+function selectedAlpn(ssl: ffi.Pointer): string {
   ffi.SSL_get0_alpn_selected(ssl, alpnPointer as unknown as Uint8Array, alpnLength)
   return ffi.bytesAt(Number(alpnPointer[0]), alpnLength[0]!).toString('latin1')
 }
 
-function commonName(certificate: Pointer): string {
+function commonName(certificate: ffi.Pointer): string {
   const der = Buffer.alloc(ffi.i2d_X509(certificate, 0))
   // i2d_X509 writes through a pointer to the place, and moves it on.
   const place = new BigUint64Array([ffi.addressOf(der)])

@@ -4,14 +4,13 @@
  */
 import { BeyondError } from '../errors.ts'
 import * as ffi from './openssl-ffi.ts'
-import type { Pointer } from './openssl-ffi.ts'
 import type { Credentials } from './quic.ts'
 
 /** An empty password: with none at all, OpenSSL asks for the password of an encrypted key on the terminal. */
 const NO_PASSWORD = Buffer.from('\0')
 
 /** The caller frees it with SSL_CTX_free; connections made from it keep it alive by themselves. */
-export function createContext(role: 'server' | 'client', credentials: Credentials): Pointer {
+export function createContext(role: 'server' | 'client', credentials: Credentials): ffi.Pointer {
   ffi.ERR_clear_error()
   const ctx = ffi.SSL_CTX_new(role === 'server' ? ffi.OSSL_QUIC_server_method() : ffi.OSSL_QUIC_client_method())
   if (ctx === 0) throw new BeyondError('INTERNAL', `OpenSSL makes no QUIC ${role} context: ${takeError()}.`)
@@ -34,7 +33,7 @@ export function createContext(role: 'server' | 'client', credentials: Credential
   }
 }
 
-function useCertificate(ctx: Pointer, pem: string): void {
+function useCertificate(ctx: ffi.Pointer, pem: string): void {
   const [own, ...chain] = readCertificates(pem)
   if (own === undefined) throw bad('The certificate text holds no PEM certificate.')
   // The context takes a reference to its own certificate, and takes over those of the chain.
@@ -49,7 +48,7 @@ function useCertificate(ctx: Pointer, pem: string): void {
   if (failed) throw bad(`The certificate can't be used: ${takeError()}.`)
 }
 
-function useKey(ctx: Pointer, pem: string): void {
+function useKey(ctx: ffi.Pointer, pem: string): void {
   const key = withText(pem, (bio) => ffi.PEM_read_bio_PrivateKey(bio, 0, 0, NO_PASSWORD))
   if (key === 0) throw bad(`The private key can't be read (PEM without a password is wanted): ${takeError()}.`)
   const used = ffi.SSL_CTX_use_PrivateKey(ctx, key) === 1
@@ -59,7 +58,7 @@ function useKey(ctx: Pointer, pem: string): void {
   }
 }
 
-function useAuthorities(ctx: Pointer, pem: string): void {
+function useAuthorities(ctx: ffi.Pointer, pem: string): void {
   const authorities = readCertificates(pem)
   if (authorities.length === 0) throw bad('The text of the certificate authority holds no PEM certificate.')
   const store = ffi.SSL_CTX_get_cert_store(ctx)
@@ -71,9 +70,9 @@ function useAuthorities(ctx: Pointer, pem: string): void {
   if (failed) throw bad(`A certificate of the authority can't be used: ${takeError()}.`)
 }
 
-function readCertificates(pem: string): Pointer[] {
+function readCertificates(pem: string): ffi.Pointer[] {
   const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? []
-  const certificates: Pointer[] = []
+  const certificates: ffi.Pointer[] = []
   for (const block of blocks) {
     const certificate = withText(block, (bio) => ffi.PEM_read_bio_X509(bio, 0, 0, NO_PASSWORD))
     if (certificate === 0) {
@@ -85,7 +84,7 @@ function readCertificates(pem: string): Pointer[] {
   return certificates
 }
 
-function withText(text: string, read: (bio: Pointer) => Pointer): Pointer {
+function withText(text: string, read: (bio: ffi.Pointer) => ffi.Pointer): ffi.Pointer {
   const bytes = Buffer.from(text)
   const bio = ffi.BIO_new_mem_buf(bytes, bytes.length)
   if (bio === 0) return 0

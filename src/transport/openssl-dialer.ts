@@ -2,14 +2,11 @@
 import { lookup } from 'node:dns/promises'
 import { isIP } from 'node:net'
 import { BeyondError } from '../errors.ts'
-import { OpensslConnection } from './openssl-connection.ts'
-import type { ConnectionOwner } from './openssl-connection.ts'
+import { OpensslConnection, type ConnectionOwner } from './openssl-connection.ts'
 import { createContext, takeError } from './openssl-credentials.ts'
 import { Driver, Engine } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
-import type { Pointer } from './openssl-ffi.ts'
-import { connectUdp } from './openssl-socket.ts'
-import type { UdpSocket } from './openssl-socket.ts'
+import { connectUdp, type UdpSocket } from './openssl-socket.ts'
 import type { CloseInfo, DialOptions, QuicAddress, QuicConnection } from './quic.ts'
 
 /** A server that does not answer, or does not finish the handshake, within it counts as unreachable. */
@@ -57,9 +54,9 @@ function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return result
 }
 
-async function dialAddress(ctx: Pointer, options: DialOptions, address: QuicAddress, deadline: number): Promise<QuicConnection> {
+async function dialAddress(ctx: ffi.Pointer, options: DialOptions, address: QuicAddress, deadline: number): Promise<QuicConnection> {
   const socket = connectUdp(address)
-  let ssl: Pointer
+  let ssl: ffi.Pointer
   try {
     ssl = startHandshake(ctx, options, socket)
   } catch (error) {
@@ -73,7 +70,7 @@ async function dialAddress(ctx: Pointer, options: DialOptions, address: QuicAddr
   })
 }
 
-function startHandshake(ctx: Pointer, { alpn, serverName, address, idleTimeoutMs }: DialOptions, socket: UdpSocket): Pointer {
+function startHandshake(ctx: ffi.Pointer, { alpn, serverName, address, idleTimeoutMs }: DialOptions, socket: UdpSocket): ffi.Pointer {
   const name = serverName ?? address.host
   const protocols = Buffer.from(`${String.fromCharCode(alpn.length)}${alpn}`, 'latin1')
   ffi.ERR_clear_error()
@@ -103,7 +100,7 @@ class Dial implements ConnectionOwner {
   readonly #options: DialOptions
   readonly #address: QuicAddress
 
-  constructor(options: DialOptions, address: QuicAddress, socket: UdpSocket, ssl: Pointer, deadline: number) {
+  constructor(options: DialOptions, address: QuicAddress, socket: UdpSocket, ssl: ffi.Pointer, deadline: number) {
     this.#options = options
     this.#address = address
     this.#driver = new Driver(socket, () => this.#driver.wake(this.engine))
@@ -134,6 +131,8 @@ class Dial implements ConnectionOwner {
 /** RFC 9000, 20.1: TLS alerts are transport errors from 0x100 on. */
 const CRYPTO_ERROR = 0x100n
 const alert = { internalError: 80n, noApplicationProtocol: 120n } as const
+/** RFC 9000, 20.1: CONNECTION_REFUSED, and APPLICATION_ERROR for an application's close during the handshake. */
+const refusals: ReadonlySet<bigint> = new Set([0x2n, 0xcn])
 /** RFC 8446, 6.2. */
 const alertNames: Readonly<Record<string, string>> = {
   40: 'handshake failure', 42: 'bad certificate', 43: 'unsupported certificate', 44: 'certificate revoked', 45: 'certificate expired',
@@ -154,7 +153,9 @@ function dialError(options: DialOptions, { host, port }: QuicAddress, info: Clos
   if (isAlert && number === alert.noApplicationProtocol) {
     return new BeyondError('UNAUTHENTICATED', `The server at ${where} does not speak ${options.alpn}.`, { facts })
   }
-  if (isAlert && info.remote && number === alert.internalError) {
+  // How a listener of ours refuses: before it has read the whole ClientHello, or after.
+  const isRefused = (isAlert && number === alert.internalError) || (!info.application && refusals.has(info.code))
+  if (isRefused && info.remote) {
     return new BeyondError('UNREACHABLE', `The server at ${where} takes no more connections from here now.`, { facts })
   }
   if (isAlert) {

@@ -13,7 +13,6 @@
  * Event handling is explicit on every connection: otherwise each SSL_read_ex and SSL_write_ex ticks the whole engine.
  */
 import * as ffi from './openssl-ffi.ts'
-import type { FdWatch, Pointer } from './openssl-ffi.ts'
 import type { UdpSocket } from './openssl-socket.ts'
 
 /** How often one turn polls, dispatches and sends before it lets the event loop go on. */
@@ -34,7 +33,7 @@ export class Driver {
   readonly #ready = new Set<Engine>()
   /** Engines that the socket has not taken all from. */
   readonly #writers = new Set<Engine>()
-  #watch: FdWatch | undefined
+  #watch: ffi.FdWatch | undefined
   #watchesWrites = false
   #watchStopped = false
   #isReadable = false
@@ -113,7 +112,7 @@ export class Engine {
   readonly table = new PollTable()
   readonly attended = new Set<Attended>()
   readonly #driver: Driver
-  #root: Pointer
+  #root: ffi.Pointer
   #isOpen = true
   #timer: NodeJS.Timeout | undefined
   #timerAt = Infinity
@@ -123,7 +122,7 @@ export class Engine {
   #idleTurns = 0
 
   /** `root` is the listener or connection whose SSL_handle_events drives the engine; its owner frees it. */
-  constructor(driver: Driver, root: Pointer) {
+  constructor(driver: Driver, root: ffi.Pointer) {
     this.#driver = driver
     this.#root = root
   }
@@ -135,7 +134,7 @@ export class Engine {
   }
 
   /** Drives another object from now on. The caller frees the former. */
-  replaceRoot(root: Pointer): void {
+  replaceRoot(root: ffi.Pointer): void {
     this.#root = root
     this.touch()
   }
@@ -216,7 +215,7 @@ export class PollTable {
   #owners: (Polled | undefined)[] = []
   readonly #free: number[] = []
 
-  add(ssl: Pointer, events: number, owner: Polled): number {
+  add(ssl: ffi.Pointer, events: number, owner: Polled): number {
     const slot = this.#free.pop() ?? this.#owners.length
     if (slot * 8 === this.#items.length) {
       const larger = new Uint32Array(this.#items.length * 2)

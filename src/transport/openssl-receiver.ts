@@ -6,7 +6,6 @@
  * connection of its engine, at 1 to 2 µs each, whatever the datagram was for).
  */
 import * as ffi from './openssl-ffi.ts'
-import type { Pointer } from './openssl-ffi.ts'
 import { formatIP } from './openssl-socket.ts'
 import type { QuicAddress } from './quic.ts'
 
@@ -18,7 +17,7 @@ const HEADER_BYTES = 64
 /** sockaddr_in6, the longer one. Family (u16), port (u16 big-endian), IPv4 address at 4 or IPv6 address at 8. */
 const SOCKADDR_BYTES = 28
 
-type Sender = { readonly address: Pointer; readonly sockaddr: Buffer }
+type Sender = { readonly address: ffi.Pointer; readonly sockaddr: Buffer }
 
 export class Receiver {
   readonly #fd: number
@@ -49,7 +48,7 @@ export class Receiver {
    * Moves what has arrived, up to a batch, into OpenSSL, where the next SSL_handle_events deals with it. `route` answers the listener for
    * a sender, by the hash of its address and port. Returns true if there may be more.
    */
-  receive(route: (hash: number) => Pointer): boolean {
+  receive(route: (hash: number) => ffi.Pointer): boolean {
     // The kernel writes the length of each address; it must not limit the next one.
     for (let index = 0; index < BATCH; index++) this.#headers[(index * HEADER_BYTES) / 4 + 2] = SOCKADDR_BYTES
     const count = ffi.c.recvmmsg(this.#fd, this.#headers as unknown as Uint8Array, BATCH, ffi.MSG_DONTWAIT, 0)

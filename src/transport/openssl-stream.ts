@@ -3,10 +3,8 @@
  * ended, when it is reset, or with its connection. Afterwards every call is a harmless no-op.
  */
 import { BeyondError } from '../errors.ts'
-import type { Attended, Engine, Polled } from './openssl-engine.ts'
-import { callOut } from './openssl-engine.ts'
+import { callOut, type Attended, type Engine, type Polled } from './openssl-engine.ts'
 import * as ffi from './openssl-ffi.ts'
-import type { Pointer } from './openssl-ffi.ts'
 import type { QuicStream } from './quic.ts'
 
 /**
@@ -33,7 +31,7 @@ export class OpensslStream implements QuicStream, Polled, Attended {
   readonly isRemote: boolean
   /** As attended: a stream that waits for room has no deadline of its own. */
   readonly deadline = Infinity
-  #ssl: Pointer
+  #ssl: ffi.Pointer
   #slot: number
   readonly #owner: StreamOwner
   /** `lost`: reset by the peer or by the end of the connection; `onClosed` tells. */
@@ -53,7 +51,7 @@ export class OpensslStream implements QuicStream, Polled, Attended {
   #onClosed = nothing
   onWritable = nothing
 
-  constructor(owner: StreamOwner, ssl: Pointer, isRemote: boolean) {
+  constructor(owner: StreamOwner, ssl: ffi.Pointer, isRemote: boolean) {
     this.#owner = owner
     this.#ssl = ssl
     this.isRemote = isRemote
