@@ -2,9 +2,6 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { maxClients, poolerConfig, userList } from '../../src/manage/pgbouncer-config.ts'
 import { hbaConfig, imageSettings, renderSettings } from '../../src/manage/postgres-config.ts'
-import { tune } from '../../src/manage/tuning.ts'
-
-const GB = 1024 ** 3
 
 test('every value of a layer is quoted, quotes and backslashes within it doubled', () => {
   const text = renderSettings('Title.', { a: 1, b: true, c: "it's \\ here" })
@@ -64,29 +61,4 @@ test('clients are bounded by the open files that there are', () => {
   assert.equal(maxClients({ openFiles: 1_048_576, maxConnections: 100 }), 1000)
   assert.equal(maxClients({ openFiles: 1024, maxConnections: 100 }), 824)
   assert.equal(maxClients({ openFiles: 64, maxConnections: 100 }), 50)
-})
-
-test('tuning fits the machine, from the smallest to the largest', () => {
-  assert.deepEqual(tune({ memoryBytes: 8 * GB, cpus: 4 }), {
-    shared_buffers: '2048MB',
-    effective_cache_size: '6144MB',
-    work_mem: '30MB',
-    maintenance_work_mem: '512MB',
-    autovacuum_work_mem: '170MB',
-    max_connections: 100,
-    max_worker_processes: 8,
-    max_parallel_workers: 4,
-    max_parallel_workers_per_gather: 2,
-    max_wal_size: '2GB',
-    min_wal_size: '256MB',
-    checkpoint_completion_target: 0.9,
-    random_page_cost: 1.1,
-    huge_pages: 'try',
-  })
-  for (const memoryBytes of [GB / 4, GB / 2, GB, 16 * GB, 1024 * GB]) {
-    const settings = tune({ memoryBytes, cpus: 2 })
-    const megabytes = (name: string): number => Number(String(settings[name]).replace('MB', ''))
-    assert.ok(megabytes('shared_buffers') <= memoryBytes / 1024 ** 2 / 4 || megabytes('shared_buffers') === 32)
-    assert.ok(megabytes('work_mem') >= 1)
-  }
 })
