@@ -5,18 +5,19 @@ import { join } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
 import { runBox } from './manage/box.ts'
-import { type BoxConfig, boxSettings, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
+import { type BoxConfig, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
 import { openBoxLog } from './manage/box-log.ts'
 import { parseDemoConfig, runDemo } from './manage/demo.ts'
 import { readyText } from './manage/ready-text.ts'
+import { boxSettings, type Definition, helpLine } from './manage/settings.ts'
+import { parseSettingsSource, readSettings } from './manage/settings-source.ts'
 import { stopSignals } from './manage/stop-signals.ts'
 
 const program = new Command('beyond-pg').description('Postgres 18 in a box, its changes streaming over QUIC').exitOverride()
 
 const start = program.command('start').description('bring up a box and stay in the foreground; Ctrl-C stops it')
-for (const { flag, env, about } of Object.values(boxSettings)) if (flag) start.addOption(new Option(flag, `${about} [${env}]`))
-start.action(async (flags: RawFlags) => {
-  await startBox(parseBoxConfig(flags, process.env, process.cwd()))
+addBoxOptions(start, 'environment').action(async (flags: BoxFlags) => {
+  await startBox(flags)
 })
 
 program
@@ -24,15 +25,30 @@ program
   .description('write a small, lively workload into a running box; Ctrl-C ends it')
   .option('--rate <number>', 'transactions per second (default: 8)')
   .option('--seconds <number>', 'how long (default: until Ctrl-C)')
-  .option(boxSettings.data.flag, `${boxSettings.data.about} [${boxSettings.data.env}]`)
+  .option('--data <dir>', helpLine(boxSettings.data))
   .action(async (flags: Record<string, string | undefined>) => {
     const { stop, hurry } = stopSignals(process)
     hurry.addEventListener('abort', () => process.exit(130))
     await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
   })
 
-async function startBox(config: BoxConfig): Promise<void> {
+type BoxFlags = RawFlags & { readonly settings: string }
+
+function addBoxOptions(command: Command, source: string): Command {
+  for (const definition of Object.values<Definition<unknown>>(boxSettings)) {
+    if (definition.flag) command.addOption(new Option(definition.flag, helpLine(definition)))
+  }
+  return command.addOption(new Option('--settings <source>', 'where settings come from: mmds, environment, or a file of KEY=VALUE lines or JSON').default(source))
+}
+
+async function readConfig(flags: BoxFlags, signal: AbortSignal): Promise<BoxConfig> {
+  const given = await readSettings(parseSettingsSource(flags.settings, process.cwd()), process.env, signal)
+  return parseBoxConfig(flags, given, process.cwd())
+}
+
+async function startBox(flags: BoxFlags): Promise<void> {
   const { stop, hurry, requestStop } = stopSignals(process)
+  const config = await readConfig(flags, stop)
   let fault: Error | undefined
   process.on('uncaughtException', (error) => {
     fault ??= error // children must not outlive their supervisor, so even a fault of ours ends in an orderly stop

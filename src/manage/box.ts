@@ -80,7 +80,7 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
   const iniFile = writePoolerFiles(config, layout, passwords.beyond_pooler)
   giveTree(layout.cdc, cdcOwner ?? { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 })
 
-  const cdcEnvironment = { ...childEnvironment, ...withPrefix(environment, 'BEYOND_CDC_') }
+  const cdcEnvironment = { ...childEnvironment, ...config.cdc?.environment }
   const parts: BoxParts = { config, layout, programs, passwords, environment: childEnvironment, cdcEnvironment, logger }
   const surroundings = { runDirectory: layout.run, logger }
   await using children = new AsyncDisposableStack() // stops them in the opposite order
@@ -179,11 +179,6 @@ function describeBox(config: BoxConfig, layout: Layout): BoxFile {
 function cleanEnvironment(environment: Readonly<Record<string, string | undefined>>): Readonly<Record<string, string>> {
   const kept = ['PATH', 'TMPDIR', 'TZ'].flatMap((name) => (environment[name] === undefined ? [] : [[name, environment[name]]]))
   return { ...(Object.fromEntries(kept) as Record<string, string>), LC_ALL: 'C.UTF-8' }
-}
-
-/** The CDC service's own settings, such as how much of the change log is kept. */
-function withPrefix(environment: Readonly<Record<string, string | undefined>>, prefix: string): Readonly<Record<string, string>> {
-  return Object.fromEntries(Object.entries(environment).flatMap(([name, value]) => (name.startsWith(prefix) && value ? [[name, value]] : [])))
 }
 
 /** The result, or the reason of the stop when that comes first; the work goes on and is ended by its owner. */

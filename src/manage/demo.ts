@@ -7,10 +7,10 @@ import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Pool, type PoolClient } from 'pg'
 import { BeyondError } from '../errors.ts'
-import { boxSettings } from './box-config.ts'
 import { readBoxFile } from './box-file.ts'
 import { sqlStateOf } from './database-client.ts'
 import { passwordFile } from './secrets.ts'
+import { boxSettings } from './settings.ts'
 
 export type DemoConfig = { readonly dataDir: string; readonly rate: number; readonly seconds: number }
 export type DemoSurroundings = { readonly signal: AbortSignal; readonly say: (line: string) => void }

@@ -1,18 +1,20 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { BeyondError } from '../../src/errors.ts'
-import { isLoopback, localAddress, parseBoxConfig, type RawFlags } from '../../src/manage/box-config.ts'
+import { isLoopback, localAddress, parseLocalConfig, type RawFlags } from '../../src/manage/box-config.ts'
 
-const parse = (flags: RawFlags, environment: Record<string, string> = {}) => parseBoxConfig(flags, environment, '/here')
+const parse = (flags: RawFlags, environment: Record<string, string> = {}) => parseLocalConfig(flags, environment, '/here')
 
 test('defaults are those of the manual', () => {
-  assert.deepEqual(parse({}), {
+  const { settings, ...config } = parse({})
+  assert.equal(settings.tier, 'primary')
+  assert.deepEqual(config, {
     dataDir: '/here/.beyond',
     dataDirIsDefault: true,
     listen: '127.0.0.1',
     poolerPort: 5432,
     postgresPort: 5433,
-    cdc: { database: 'postgres', tables: 'all', quicPort: 9443 },
+    cdc: { database: 'postgres', tables: 'all', quicPort: 9443, environment: {} },
     json: false,
     postgresBinDir: undefined,
     pgbouncer: undefined,
