@@ -67,7 +67,7 @@ export class TransactionInfo {
   /** The position after change `index` of it; 0 is before the first. */
   position(index: number): string {
     this.#previousText ??= formatTransactionPosition(this.#previous)
-    return index === 0 ? this.#previousText : formatPartial(this.#previousText, this.lsn, index)
+    return index === 0 ? this.#previousText : formatPartial(this.#previousText, this.lsn, index, this.micros)
   }
 }
 

@@ -79,6 +79,8 @@ type OpenTransaction = {
   readonly lsn: Lsn
   /** Unknown when all we have is a position that was saved. */
   readonly info: TransactionInfo | undefined
+  /** Its commit time, microseconds since 1970, if that is known. */
+  readonly micros: bigint | undefined
   readonly seen: number
 }
 
@@ -120,7 +122,7 @@ export class ClientSession {
     if (start.kind === 'position') {
       this.#position = start.position.after
       const { partial } = start.position
-      if (partial) this.#cut = { lsn: partial.lsn, info: undefined, seen: partial.index }
+      if (partial) this.#cut = { lsn: partial.lsn, info: undefined, micros: partial.micros, seen: partial.index }
     }
     this.#checkpoints = new Checkpoints(start.kind === 'position' ? start.checkpoints : [])
   }
@@ -140,7 +142,7 @@ export class ClientSession {
     if (!this.#position) return undefined
     const open = this.#openTransaction()
     if (!open || open.seen === 0) return { after: this.#position }
-    return { after: this.#position, partial: { lsn: open.lsn, index: open.seen } }
+    return { after: this.#position, partial: { lsn: open.lsn, index: open.seen, ...(open.micros === undefined ? {} : { micros: open.micros }) } }
   }
 
   /** Older positions, newest first. */
@@ -195,7 +197,7 @@ export class ClientSession {
   }
 
   #openTransaction(): OpenTransaction | undefined {
-    if (this.#transaction) return { lsn: this.#transaction.lsn, info: this.#transaction, seen: this.#seen }
+    if (this.#transaction) return { lsn: this.#transaction.lsn, info: this.#transaction, micros: this.#transaction.micros, seen: this.#seen }
     return this.#cut
   }
 
@@ -237,8 +239,9 @@ export class ClientSession {
     const begin = decodeBegin(body)
     const position = session.#position as Position
     const cut = session.#cut
-    const isSame = cut !== undefined && begin.lsn === cut.lsn && (!cut.info || sameTransaction(begin, cut.info))
-    if (cut && !isSame && session.#mustComeAgain(cut)) throw session.#broken(cut)
+    const isThere = cut !== undefined && begin.lsn === cut.lsn
+    const isSame = isThere && (cut.micros === undefined || begin.time === cut.micros) && (!cut.info || sameTransaction(begin, cut.info))
+    if (cut && !isSame && (isThere || session.#mustComeAgain(cut))) throw session.#broken(cut)
     if (begin.lsn < position.lsn)
       throw violation(`The server sent the transaction at ${formatLsn(begin.lsn)} after ${formatLsn(position.lsn)}.`)
     if (begin.xid < 0n || begin.xid > BigInt(Number.MAX_SAFE_INTEGER)) throw violation(`The server sent the transaction id ${begin.xid}.`)
@@ -295,7 +298,7 @@ export class ClientSession {
       throw violation(`The server ends the transaction at ${formatLsn(transaction.lsn)} as that at ${formatLsn(lsn)}.`)
     if (changes !== BigInt(session.#index))
       throw violation(`The server sent ${session.#index} of the ${changes} changes of the transaction at ${formatLsn(lsn)}.`)
-    if (session.#index < session.#seen) throw session.#broken({ lsn, info: transaction, seen: session.#seen })
+    if (session.#index < session.#seen) throw session.#broken({ lsn, info: transaction, micros: transaction.micros, seen: session.#seen })
     const position = { lsn, chain }
     session.#checkpoints.add(position)
     session.#position = position

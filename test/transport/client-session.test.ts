@@ -203,7 +203,7 @@ describe(`the client's session (seed ${seed})`, () => {
     const history = new TestHistory()
     const { begin, frames } = history.transaction(50n, [insert(1n), insert(2n), insert(3n)])
     feed(client, Buffer.concat([welcomeFrame(GENESIS), schemas, begin, frames[0], frames[1]]))
-    assert.equal(formatPosition(client.position!), `0/0:${'07'.repeat(32)}+2@0/32`)
+    assert.equal(formatPosition(client.position!), `0/0:${'07'.repeat(32)}+2@0/32@1763804400123456`)
     const from = requestOf(client.open()).from as FromPosition
     assert.deepEqual(from.partial, { lsn: 50n, index: 2n })
   })
@@ -314,6 +314,16 @@ describe('the client refuses another history', () => {
     const client = cutClient()
     const passed = progressFrame({ lsn: toLsn(50n), chain: Buffer.alloc(32) })
     assert.throws(() => feed(client, Buffer.concat([welcomeFrame(GENESIS), passed])), codeIs('HISTORY_BROKEN'))
+  })
+
+  it('when a saved position names another transaction of the same LSN, whatever the filter', () => {
+    for (const tables of [[], ['public.people']]) {
+      const position = parsePosition(`${formatPosition({ after: GENESIS })}+1@0/32@1763804400999999`)
+      const client = session({ start: { kind: 'position', position, checkpoints: [] }, tables })
+      client.open()
+      const other = history().transaction(50n, [insert(1n), insert(2n)])
+      assert.throws(() => feed(client, Buffer.concat([welcomeFrame(GENESIS), schemas, transactionBytes(other)])), codeIs('HISTORY_BROKEN'))
+    }
   })
 
   it('but not when a saved position is used with another filter', () => {

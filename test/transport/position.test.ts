@@ -21,10 +21,11 @@ describe('the text of a position', () => {
 
   it('looks as documented', () => {
     assert.equal(formatPosition(parsePosition(`16/B374D848:${chain}+3@16/B374D900`)), `16/B374D848:${chain}+3@16/B374D900`)
+    assert.equal(formatPosition(parsePosition(`0/1:${chain}+3@0/2@1763804400123456`)), `0/1:${chain}+3@0/2@1763804400123456`)
     assert.equal(formatPosition(parsePosition(`16/b374d848:${chain.toUpperCase()}`)), `16/B374D848:${chain}`)
   })
 
-  for (const text of ['', 'now', `16:${chain}`, `16/0:${chain.slice(1)}`, `16/0:${chain}+0@16/1`, `16/0:${chain}+1`, `16/0:${chain}+1@x`, `16/0:${chain}+99999999999999999@16/1`])
+  for (const text of ['', 'now', `16:${chain}`, `16/0:${chain.slice(1)}`, `16/0:${chain}+0@16/1`, `16/0:${chain}+1`, `16/0:${chain}+1@x`, `16/0:${chain}+1@16/1@`, `16/0:${chain}+1@16/1@x`, `16/0:${chain}+99999999999999999@16/1`])
     it(`${JSON.stringify(text)} is none`, () => assert.throws(() => parsePosition(text), { code: 'BAD_ARGUMENT' }))
 
   it('needs its chain hash, and the refusal says why', () => {
