@@ -129,7 +129,7 @@ describe('lines for people', () => {
 describe('lines of JSON', () => {
   const lines = sample.map(jsonLine)
   const place = '"lsn":"16/B374D848","xid":733,"time":"2025-11-22T09:40:00.123456Z"'
-  const at = (index: number) => `"position":"0/0:${chain}+${index}@16/B374D848"`
+  const at = (index: number) => `"position":"0/0:${chain}+${index}@16/B374D848@1763804400123456"`
 
   it('are valid, whatever they hold', () => {
     for (const line of lines) assert.doesNotThrow(() => JSON.parse(line), line)

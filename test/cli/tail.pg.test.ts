@@ -42,6 +42,10 @@ class Tail {
     return until(`${count} lines are there: ${this.stderr}`, () => this.lines.length >= count)
   }
 
+  async endsWith(code: number): Promise<void> {
+    assert.equal(await this.ended, code, `${this.stdout}${this.stderr}`)
+  }
+
   streams(): Promise<void> {
     return until(`it streams: ${this.stderr}`, () => this.stderr.includes('streaming'))
   }
@@ -80,18 +84,18 @@ describe('beyond-pg-cdc tail', () => {
   it('prints from the beginning until now, and ends with 0', async () => {
     const one = tail('--json', '--from', 'beginning', '--until-now')
     const nothing = tail('--json', '--until-now')
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
     assert.deepEqual(one.numbers, range(1, 10))
-    assert.equal(await nothing.ended, 0)
+    await nothing.endsWith(0)
     assert.equal(nothing.stdout, '')
   })
 
   it('ends after so many changes, in the midst of a transaction, and goes on from there', async () => {
     const one = tail('--json', '--from', 'beginning', '--limit', '4')
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
     assert.deepEqual(one.numbers, range(1, 4))
     const rest = tail('--json', '--from', one.lines[3].position, '--until-now')
-    assert.equal(await rest.ended, 0)
+    await rest.endsWith(0)
     assert.deepEqual(rest.numbers, range(5, 10))
   })
 
@@ -101,7 +105,7 @@ describe('beyond-pg-cdc tail', () => {
     await postgres.query(
       'INSERT INTO numbers VALUES (-1); DELETE FROM numbers WHERE n = -1; INSERT INTO other VALUES (7); DELETE FROM other',
     )
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
     assert.deepEqual(one.lines.map(({ op, table, index }) => [op, table, index]), [['insert', 'other', 3]])
   })
 
@@ -109,7 +113,7 @@ describe('beyond-pg-cdc tail', () => {
     const [[time]] = await postgres.query("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
     await insert(11, 12)
     const one = tail('--json', '--from', time, '--limit', '2')
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
     assert.deepEqual(one.numbers, [11, 12])
   })
 
@@ -130,7 +134,7 @@ describe('beyond-pg-cdc tail', () => {
     assert.match(one.stderr, /"status":"waiting"/)
     assert.match(one.stderr, /"resumed":true/)
     one.child.kill('SIGTERM')
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
     assert.match(one.stderr, /"status":"ended","position":"/)
   })
 
@@ -147,12 +151,12 @@ describe('beyond-pg-cdc tail', () => {
     const second = tail('--json', '--from', 'now', '--position-file', file)
     await until('the last number is there', () => second.numbers.at(-1) === 220)
     second.child.kill('SIGINT')
-    assert.equal(await second.ended, 0)
+    await second.endsWith(0)
     // What was printed and not saved may come again, nothing may lack.
     const both = [...first.numbers, ...second.numbers]
     assert.deepEqual([...new Set(both)].toSorted((a, b) => a! - b!), range(201, 220))
     const third = tail('--json', '--position-file', file, '--until-now')
-    assert.equal(await third.ended, 0)
+    await third.endsWith(0)
     assert.equal(third.stdout, '')
     assert.ok(readFileSync(file, 'utf8').split('\n').length > 1)
   })
@@ -163,10 +167,10 @@ describe('beyond-pg-cdc tail', () => {
     await insert(301, 305)
     await first.has(5)
     first.child.kill('SIGINT')
-    assert.equal(await first.ended, 0)
+    await first.endsWith(0)
     await insert(306, 310)
     const second = tail('--json', '--consumer', 'ledger', '--limit', '5')
-    assert.equal(await second.ended, 0)
+    await second.endsWith(0)
     assert.deepEqual(second.numbers, range(306, 310))
   })
 
@@ -175,22 +179,22 @@ describe('beyond-pg-cdc tail', () => {
     await one.has(1)
     one.child.stdout!.destroy()
     await insert(401, 410)
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
   })
 
   it('prints lines for people, with colours when asked', async () => {
     const one = tail('--from', 'beginning', '--limit', '1', '--color', 'always')
     const grey = tail('--from', 'beginning', '--limit', '1')
-    assert.equal(await one.ended, 0)
+    await one.endsWith(0)
     // oxlint-disable-next-line no-control-regex
     assert.match(one.stdout, /^\x1b\[2m\d\d:\d\d:\d\d\.\d{3} \x1b\[0m\x1b\[32m\+ \x1b\[0m\x1b\[36mpublic\.numbers\x1b\[0m.*\n$/)
-    assert.equal(await grey.ended, 0)
+    await grey.endsWith(0)
     assert.match(grey.stdout, /^\d\d:\d\d:\d\d\.\d{3} \+ public\.numbers n=1\n$/)
   })
 
   it('ends with 4 when its position belongs to another history', async () => {
     const one = tail('--json', '--from', `0/1:${'00'.repeat(32)}`)
-    assert.equal(await one.ended, 4)
+    await one.endsWith(4)
     assert.match(one.stderr, /"code":"HISTORY_BROKEN"|"code":"POSITION_TOO_OLD"/)
   })
 
@@ -200,7 +204,7 @@ describe('beyond-pg-cdc tail', () => {
     writeFileSync(join(postgres.directory, 'stranger.crt'), stranger.cert)
     writeFileSync(join(postgres.directory, 'stranger.key'), stranger.key)
     const one = tail('--json', '--cert', join(postgres.directory, 'stranger.crt'), '--key', join(postgres.directory, 'stranger.key'))
-    assert.equal(await one.ended, 5, one.stderr)
+    await one.endsWith(5)
     assert.match(one.stderr, /"code":"UNAUTHENTICATED"/)
   })
 
@@ -209,10 +213,10 @@ describe('beyond-pg-cdc tail', () => {
     await follower.streams()
     const text = new Tail(['status', ...server])
     const json = new Tail(['status', ...server, '--json'])
-    assert.equal(await text.ended, 0, text.stderr)
+    await text.endsWith(0)
     assert.match(text.stdout, /streaming/)
     assert.match(text.stdout, /watched/)
-    assert.equal(await json.ended, 0)
+    await json.endsWith(0)
     const status = JSON.parse(json.stdout) as { subscribers: { consumer: string | null; connected: boolean }[] }
     assert.ok(status.subscribers.some(({ consumer, connected }) => consumer === 'watched' && connected))
   })
