@@ -4,6 +4,7 @@ import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
+import { tuneCommand } from './cli/tune.ts'
 import { runBox } from './manage/box.ts'
 import { type BoxConfig, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
 import { openBoxLog } from './manage/box-log.ts'
@@ -31,6 +32,8 @@ program
     hurry.addEventListener('abort', () => process.exit(130))
     await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
   })
+
+program.addCommand(tuneCommand({ stdout: process.stdout, env: process.env }).exitOverride())
 
 type BoxFlags = RawFlags & { readonly settings: string }
 

@@ -11,6 +11,8 @@ export type Machine = {
   readonly memoryBytes: number
   /** Where the figure comes from, for people. */
   readonly memoryFrom: string
+  /** It was said, not found. */
+  readonly memoryIsGiven: boolean
   /** May be a fraction, where time is limited rather than processors. */
   readonly cpus: number
   readonly cpusFrom: string
@@ -59,6 +61,7 @@ export function readMachine({ root = '/', pid, memoryMb }: MachineOptions = {}):
   return {
     memoryBytes: memoryMb === undefined ? memory.value : memoryMb * 1024 * 1024,
     memoryFrom: memoryMb === undefined ? memory.from : 'BEYOND_PG_MEMORY_MB',
+    memoryIsGiven: memoryMb !== undefined,
     cpus: cpus.value,
     cpusFrom: cpus.from,
     openFiles: parseOpenFiles(read(`${own}/limits`)),

@@ -12,6 +12,8 @@ export type TuningProfile = 'production' | 'development'
 
 export type TuningInput = {
   readonly memoryBytes: number
+  /** Somebody said how much memory to tune for: then all of it counts, on a shared machine too. */
+  readonly memoryIsGiven?: boolean
   /** May be a fraction. */
   readonly cpus: number
   readonly profile?: TuningProfile
@@ -55,10 +57,11 @@ export function planTuning(input: TuningInput): Tuning {
   const { profile = 'production', tier = 'primary', ephemeral = false, primary, lz4 = true } = input
   const machine = input.memoryBytes / 2 ** 20
   const isShared = profile === 'development'
-  const budget = isShared ? Math.min(machine, clamp(machine / 8, 256, 2048)) : machine
+  const takesShare = isShared && !input.memoryIsGiven
+  const budget = takesShare ? Math.min(machine, clamp(machine / 8, 256, 2048)) : machine
   const cpus = Math.max(1, Math.floor(input.cpus))
   // For the kernel, the supervisor, PgBouncer and CDC. On a developer's machine the other seven eighths are there for those.
-  const others = isShared ? 0 : Math.min(1024, 48 + budget / 8)
+  const others = takesShare ? 0 : Math.min(1024, 48 + budget / 8)
 
   const sharedBuffers = Math.max(16, Math.min(budget / 4, (budget - others) / 3))
   const maintenance = clamp(budget / 16, 16, 2048)
@@ -73,14 +76,14 @@ export function planTuning(input: TuningInput): Tuning {
 
   const left = budget - others - sharedBuffers - maintenance - autovacuumMemory * autovacuumWorkers
   const sorters = Math.max(pool + RESERVED_CONNECTIONS, connections) + parallel
-  const workMemory = clamp(left / (sorters * NODES_PER_PLAN), 1, 256)
+  const workMemory = clamp(left / (sorters * NODES_PER_PLAN), Math.min(1, budget / 256), 256)
 
   const volume = (input.volumeBytes ?? Number.POSITIVE_INFINITY) / 2 ** 20
   const walBound = Math.min(clamp(budget / 4, 512, 4096), isShared ? 1024 : 4096)
   const maxWal = Math.max(128, Math.min(walBound, volume / 10))
   const minWal = Math.max(80, maxWal / 4)
 
-  const share = isShared ? `of the ${text(budget)} that a box takes of a developer's machine (an eighth, at most 2GB)` : 'of memory'
+  const share = takesShare ? `of the ${text(budget)} that a box takes of a developer's machine (an eighth, at most 2GB)` : 'of memory'
   const settings: TunedSetting[] = []
   const set = (name: string, value: string | number | boolean, reason: string): void => {
     settings.push({ name, value, reason, restart: NEEDS_RESTART.has(name) })

@@ -117,9 +117,10 @@ for (const { memory, cpus, differs } of machines) {
 }
 
 const anyInput: fc.Arbitrary<TuningInput> = fc.record({
-  memoryBytes: fc.integer({ min: 256, max: 1_048_576 }).map((memory) => memory * MB),
+  memoryBytes: fc.integer({ min: 128, max: 1_048_576 }).map((memory) => memory * MB),
   cpus: fc.double({ min: 0.1, max: 512, noNaN: true }),
   profile: fc.constantFrom('production', 'development'),
+  memoryIsGiven: fc.boolean(),
   tier: fc.constantFrom('primary', 'replica'),
   ephemeral: fc.boolean(),
   volumeBytes: fc.option(fc.integer({ min: 1, max: 10_000 }).map((gigabytes) => gigabytes * GB), { nil: undefined }),
@@ -151,7 +152,7 @@ test('all of it together fits into memory, and on a shared machine into its shar
         value('maintenance_work_mem') +
         value('autovacuum_max_workers') * value('autovacuum_work_mem')
       assert.ok(sum * MB <= plan.budgetBytes, `${sum}MB of ${plan.budgetBytes / MB}MB`)
-      const share = input.profile === 'development' ? Math.max(256 * MB, Math.min(2 * GB, input.memoryBytes / 8)) : input.memoryBytes
+      const share = input.profile === 'development' && !input.memoryIsGiven ? Math.max(256 * MB, Math.min(2 * GB, input.memoryBytes / 8)) : input.memoryBytes
       assert.ok(plan.budgetBytes <= share)
     }),
     { seed, numRuns: 2000 },
@@ -182,6 +183,7 @@ test('a box on a developer’s machine stays small', () => {
   assert.equal(settings['max_wal_size'], '512MB')
   assert.equal(tune({ memoryBytes: 64 * GB, cpus: 8 })['shared_buffers'], '512MB')
   assert.equal(tune({ memoryBytes: GB, cpus: 2 })['shared_buffers'], '64MB')
+  assert.equal(tune({ memoryBytes: 8 * GB, memoryIsGiven: true, cpus: 8 })['shared_buffers'], '2048MB', 'unless somebody says what it may take')
 })
 
 test('a volume that is thrown away is left alone in the background', () => {
