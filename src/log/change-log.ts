@@ -6,6 +6,7 @@
  * the end and from the files when not. Offsets are bytes since the oldest segment that was found at open; they are
  * stable for the life of the object and what lag is counted in.
  */
+import { constants } from 'node:fs'
 import { open, readdir, rename, rm, type FileHandle } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
@@ -61,6 +62,9 @@ export type Segment = {
 }
 /** A block that begins between transactions, at `offset` in the file, and the transaction before it. */
 export type IndexEntry = { readonly offset: number; readonly before: Base }
+
+/** A write returns when it is durable: half the ways through the thread pool of a write and an fdatasync after it. */
+const DURABLE = constants.O_RDWR | constants.O_DSYNC
 
 export const INDEX_SPACING = 256 * 1024
 /** Only this many segments keep their index in memory; those of the others are built again when they are searched. */
@@ -141,7 +145,7 @@ export class ChangeLog implements AsyncDisposable {
       const { segment, file } = await createSegment(directory, manifest, base, reached, 0)
       return new ChangeLog(options, schemas, [segment], file, { head: { ...base, offset: segment.size }, reached })
     }
-    const file = await open(last.path, 'r+')
+    const file = await open(last.path, DURABLE)
     try {
       const { size } = await file.stat()
       const index: IndexEntry[] = []
@@ -369,7 +373,6 @@ export class ChangeLog implements AsyncDisposable {
       offset = end
     }
     await writeAll(this.#file, buffers, segment.size)
-    await this.#file.datasync()
     segment.size = offset - segment.start
     for (const block of written) this.#noteDurable(segment, block)
   }
@@ -449,7 +452,7 @@ async function findSegments(directory: string, manifest: Manifest): Promise<Segm
 /** The file is made beside and renamed, so that a segment always has its header. */
 async function createSegment(directory: string, manifest: Manifest, base: Base, reached: Lsn, start: number): Promise<{ segment: Segment; file: FileHandle }> {
   const path = join(directory, segmentName(reached))
-  const file = await open(`${path}.new`, 'w+', 0o600)
+  const file = await open(`${path}.new`, DURABLE | constants.O_CREAT | constants.O_TRUNC, 0o600)
   try {
     await writeAll(file, [encodeSegmentHeader({ history: historyBytes(manifest), base, reached })], 0)
     await file.sync()
