@@ -9,6 +9,7 @@ import { type DatabaseAddress, sqlStateOf, withDatabase } from './database-clien
 import { PUBLICATION } from './database-setup.ts'
 import type { Layout } from './layout.ts'
 import { clearTheWay } from './leftovers.ts'
+import { holdsUdpPort } from './listening.ts'
 import { ownLine, pgbouncerLine, postgresLine } from './log-line.ts'
 import type { Programs } from './programs.ts'
 import { passwordFile, type Passwords } from './secrets.ts'
@@ -38,6 +39,8 @@ export function postgresChild({ config, layout, programs, passwords, environment
     environment,
     account: layout.account,
     interpret: postgresLine,
+    settings: `${layout.sockets}:${config.postgresPort}`,
+    reloadSignal: 'SIGHUP',
     prepare: (signal) => clearTheWay(layout, config.postgresPort, logger, signal),
     // A refused password is an answer too; the set-up that follows says what is wrong with it.
     ready: async (_process, signal) => {
@@ -65,6 +68,8 @@ export function poolerChild({ config, layout, programs, passwords, environment }
     environment,
     account: layout.account,
     interpret: pgbouncerLine,
+    settings: `${config.listen}:${config.poolerPort} ${layout.sockets}`,
+    reloadSignal: 'SIGHUP',
     ready: (_process, signal) => untilAnswered(address, signal, () => false, "SELECT FROM beyond_pooler.lookup('beyond_pooler')"),
     readyWithinMs: 60_000,
     // Running transactions may finish, then at once.
@@ -101,12 +106,13 @@ export function cdcChild(parts: BoxParts, cdc: CdcConfig, account: Account | und
     environment: cdcEnvironment,
     account,
     interpret: ownLine,
-    takeLine: (line, stream) => {
-      const isReady = stream === 'stdout' && line.startsWith('READY')
+    takeLine: (line) => {
+      const isReady = line.startsWith('READY')
       if (isReady) onReady()
       return isReady
     },
-    ready: (_process, signal) => {
+    ready: ({ adopted, pid }, signal) => {
+      if (adopted) return untilListening(pid ?? 0, cdc.quicPort, signal) // its message may have been read long ago
       const { promise, resolve, reject } = Promise.withResolvers<void>()
       onReady = resolve
       signal.addEventListener('abort', () => reject(signal.reason as Error))
@@ -132,6 +138,10 @@ export function cdcAccount(account: Account): Account | undefined {
 
 // Beside us in the tree, and with our own ending: .ts in a checkout, .js when compiled.
 const cdcProgram = (): string => fileURLToPath(new URL(`../beyond-pg-cdc${import.meta.url.slice(-3)}`, import.meta.url))
+
+async function untilListening(pid: number, udpPort: number, signal: AbortSignal): Promise<void> {
+  while (!holdsUdpPort(pid, udpPort)) await sleep(LOOK_AGAIN_MS, undefined, { signal })
+}
 
 /** Asks until there is an answer; an error with one of the `accepted` SQLSTATEs is one. */
 async function untilAnswered(

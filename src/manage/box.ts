@@ -14,7 +14,7 @@ import { type BoxFile, writeBoxFile } from './box-file.ts'
 import { readRecord, removeRecord, writeRecord } from './child-process.ts'
 import { setUpDatabase } from './database-setup.ts'
 import { giveTree, type Layout, openLayout, removeTemporarySockets } from './layout.ts'
-import { stopLeftovers } from './leftovers.ts'
+import { Leftovers } from './leftovers.ts'
 import { readMachine } from './machine.ts'
 import { poolerConfig, userList } from './pgbouncer-config.ts'
 import { checkPorts } from './ports.ts'
@@ -22,7 +22,7 @@ import { hbaConfig, imageSettings, mainConfig, renderSettings, userConfig } from
 import { ensurePostgresData } from './postgres-data.ts'
 import { findPrograms, type Programs } from './programs.ts'
 import { ensurePasswords, pgpassFile } from './secrets.ts'
-import { SupervisedChild } from './supervised-child.ts'
+import { type ChildSpec, SupervisedChild } from './supervised-child.ts'
 import { ensureTlsFiles } from './tls-files.ts'
 import { tune } from './tuning.ts'
 
@@ -60,8 +60,8 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
   for (const text of explanations) logger.warn(text)
 
   const programs = findPrograms(config, layout.account, environment['PATH'] ?? '')
-  await stopLeftovers(layout, logger, stop)
-  await checkPorts(config)
+  const leftovers = await Leftovers.find(layout, logger, stop)
+  await checkPorts(config, leftovers.names)
 
   const cdcRunsAs = cdcAccount(layout.account)
   const cdcOwner = cdcRunsAs ? layout.accountOwner : undefined
@@ -82,24 +82,25 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
 
   const cdcEnvironment = { ...childEnvironment, ...config.cdc?.environment }
   const parts: BoxParts = { config, layout, programs, passwords, environment: childEnvironment, cdcEnvironment, logger }
-  const surroundings = { runDirectory: layout.run, logger }
   await using children = new AsyncDisposableStack() // stops them in the opposite order
-  const keep = (child: SupervisedChild): SupervisedChild => {
+  /** Supervises it from here on; what an earlier supervisor left running is kept. */
+  const keep = (spec: ChildSpec): SupervisedChild => {
+    const child = new SupervisedChild(spec, { runDirectory: layout.run, logger, survivor: leftovers.take(spec.name) })
     children.defer(() => child.stop(hurry))
     return child
   }
 
   stop.throwIfAborted()
-  const postgres = keep(new SupervisedChild(postgresChild(parts), surroundings))
+  const postgres = keep(postgresChild(parts))
+  const pooler = keep(poolerChild(parts, iniFile, readFileSync(layout.tlsFiles.ca, 'utf8')))
+  const cdc = config.cdc && keep(cdcChild(parts, config.cdc, cdcRunsAs))
+  await leftovers.endRest(stop)
   await unlessStopped(stop, postgres.start())
   await unlessStopped(
     stop,
     setUpDatabase({ address: { host: layout.sockets, port: config.postgresPort }, passwords, cdc: config.cdc, logger }),
   )
 
-  const ca = readFileSync(layout.tlsFiles.ca, 'utf8')
-  const pooler = keep(new SupervisedChild(poolerChild(parts, iniFile, ca), surroundings))
-  const cdc = config.cdc && keep(new SupervisedChild(cdcChild(parts, config.cdc, cdcRunsAs), surroundings))
   // Without the change stream the box is still a database; so its failure is told loudly and tried again, and stops nothing.
   const cdcStarted = cdc?.start().then(() => undefined, (error: Error) => error.message)
   const [, cdcProblem] = await unlessStopped(stop, Promise.all([pooler.start(), cdcStarted]))

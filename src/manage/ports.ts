@@ -7,14 +7,17 @@ import type { BoxConfig } from './box-config.ts'
 
 type PortUse = { readonly what: string; readonly protocol: 'tcp' | 'udp'; readonly address: string; readonly port: number; readonly flag: string }
 
-/** Throws PORT_IN_USE, NO_PERMISSION or BAD_ARGUMENT for the first port that can't be had. */
-export async function checkPorts(config: BoxConfig): Promise<void> {
-  const uses: PortUse[] = [
-    { what: 'PgBouncer', protocol: 'tcp', address: config.listen, port: config.poolerPort, flag: '--port' },
-    { what: 'Postgres', protocol: 'tcp', address: '127.0.0.1', port: config.postgresPort, flag: '--postgres-port' },
+/**
+ * Throws PORT_IN_USE, NO_PERMISSION or BAD_ARGUMENT for the first port that can't be had. `running`: children that run already and
+ * have their ports; should one of them be started again on another port, it says itself when it can't have that.
+ */
+export async function checkPorts(config: BoxConfig, running: readonly string[] = []): Promise<void> {
+  const uses: (PortUse & { readonly child: string })[] = [
+    { child: 'pgbouncer', what: 'PgBouncer', protocol: 'tcp', address: config.listen, port: config.poolerPort, flag: '--port' },
+    { child: 'postgres', what: 'Postgres', protocol: 'tcp', address: '127.0.0.1', port: config.postgresPort, flag: '--postgres-port' },
   ]
-  if (config.cdc) uses.push({ what: 'QUIC', protocol: 'udp', address: config.listen, port: config.cdc.quicPort, flag: '--quic-port' })
-  for (const use of uses) await checkPort(use)
+  if (config.cdc) uses.push({ child: 'cdc', what: 'QUIC', protocol: 'udp', address: config.listen, port: config.cdc.quicPort, flag: '--quic-port' })
+  for (const use of uses) if (!running.some((name) => name === use.child || name.startsWith(`${use.child}-`))) await checkPort(use)
 }
 
 async function checkPort(use: PortUse): Promise<void> {

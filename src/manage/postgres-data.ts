@@ -88,8 +88,8 @@ async function initialize({ layout, initdb, environment, adminPassword, logger, 
   const args = ['-D', unfinished, '-U', 'beyond_admin', '--pwfile', verifierFile, '--auth', 'scram-sha-256', '--encoding', 'UTF8']
   const locale = ['--locale-provider', 'builtin', '--locale', 'C.UTF-8', '--data-checksums', '--no-instructions']
   const onLine = (line: string) => logger.debug({ child: 'initdb' }, line)
-  const command = { name: 'initdb', program: initdb, args: [...args, ...locale], environment, account: layout.account, onLine }
-  const process = new ChildProcess(command, layout.run)
+  const command = { name: 'initdb', program: initdb, args: [...args, ...locale], environment, account: layout.account }
+  const process = new ChildProcess(command, layout.run, { onLine })
   const abort = () => process.killGroup()
   signal.addEventListener('abort', abort)
   if (signal.aborted) abort()

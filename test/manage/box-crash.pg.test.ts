@@ -4,7 +4,8 @@ import { once } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { type BoxProcess, freePorts, kill, processesIn, query, startBox, temporaryFolder, until } from './box-process.ts'
+import { Client } from 'pg'
+import { type BoxProcess, freePorts, kill, processesIn, query, startBox, superuserPassword, temporaryFolder, until } from './box-process.ts'
 
 /** While a child is down there is no record, so the number is another one too. */
 function recordedPid(data: string, name: string): number | undefined {
@@ -52,15 +53,26 @@ test('a box comes back from whatever is killed', async (t) => {
     assert.equal(await count(), rows)
   })
 
-  await t.test('kill -9 of the supervisor’s group: the next start ends what is left and goes on', async () => {
-    const postgres = recordedPid(data, 'postgres')
+  await t.test('kill -9 of the supervisor’s group: the next start adopts what runs, and keeps it alive', async () => {
+    const before = ['postgres', 'pgbouncer'].map((name) => recordedPid(data, name))
+    const client = new Client({ ...file.pooler, user: 'postgres', password: superuserPassword(file), database: 'postgres' })
+    await client.connect()
     box.signal('SIGKILL')
     await box.ended
-    assert.ok(postgres !== undefined && processesIn(folder).includes(postgres), 'Postgres itself is not of that group')
+    await insert() // nobody has noticed
     await restart()
+    assert.deepEqual(['postgres', 'pgbouncer'].map((name) => recordedPid(data, name)), before)
+    assert.equal((await client.query('SELECT count(*)::int AS n FROM kept')).rows[0].n, rows)
+    await client.end()
+    const log = (): string => readFileSync(join(data, 'log/beyond-pg.log'), 'utf8')
+    await query(file, "DO $$ BEGIN RAISE WARNING 'heard by the second'; END $$")
+    await until(() => log().includes('heard by the second'))
+    const [postgres, pooler] = before
+    kill(postgres)
+    await until(() => ![postgres, undefined].includes(recordedPid(data, 'postgres')))
+    await until(answers)
+    assert.equal(recordedPid(data, 'pgbouncer'), pooler)
     assert.equal(await count(), rows)
-    assert.ok(!processesIn(folder).includes(postgres))
-    assert.match(box.stderr, /left behind/)
     await insert()
   })
 
