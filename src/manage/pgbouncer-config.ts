@@ -32,6 +32,8 @@ export function poolerConfig(options: PoolerOptions): string {
     auth_type: 'scram-sha-256',
     auth_file: options.authFile,
     auth_user: 'beyond_pooler',
+    // The supervisor's own login to the console: PAUSE and RESUME around a restart of Postgres.
+    admin_users: 'beyond_pooler',
     // Without a database of its own the query would run in the client's, where the function does not exist.
     auth_dbname: 'postgres',
     auth_query: 'SELECT name, secret FROM beyond_pooler.lookup($1)',
