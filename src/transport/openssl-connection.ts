@@ -115,10 +115,9 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
 
   close(code: bigint = 0n, reason = ''): void {
     if (this.#state !== 'open' && this.#state !== 'handshaking') return
-    const drains = this.#state === 'open'
     this.#closeArgs = new CloseArgs(code, reason)
     this.#state = 'draining'
-    this.#deadline = drains ? performance.now() + DRAIN_MS : 0
+    this.#deadline = performance.now() + DRAIN_MS
     for (const stream of this.#streams) stream.freeze()
     this.#rearm()
     this.engine.attended.add(this)
@@ -148,8 +147,9 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
         else if (now >= this.#deadline) this.#giveUpHandshake()
         break
       case 'draining':
+        if (now < this.#deadline && this.#isUnconfirmed()) break
         // Answers 0 while written bytes are unacknowledged, then closes; the EC event tells that it has.
-        this.#shutdown(now < this.#deadline ? 0 : ffi.SSL_SHUTDOWN_FLAG_NO_STREAM_FLUSH)
+        this.#shutdown(now < this.#deadline && this.#wasOpen ? 0 : ffi.SSL_SHUTDOWN_FLAG_NO_STREAM_FLUSH)
         if (closeInfoOf(this.ssl) !== undefined) this.engine.touch()
         break
       case 'lingering':
@@ -171,6 +171,17 @@ export class OpensslConnection implements QuicConnection, Polled, Attended {
       return false
     }
     return this.#isServer || ffi.ossl_quic_channel_is_handshake_confirmed(ffi.ossl_quic_conn_get_channel(this.ssl)) === 1
+  }
+
+  /**
+   * A client between the two. The CONNECTION_CLOSE that OpenSSL 3.5 sends then can't be read by a server that has just completed its
+   * side, which would keep the connection until its idle timeout.
+   */
+  #isUnconfirmed(): boolean {
+    if (this.#isServer || this.#wasOpen) return false
+    const isComplete = ffi.SSL_do_handshake(this.ssl) === 1
+    ffi.ERR_clear_error()
+    return isComplete && !this.#isHandshakeDone()
   }
 
   #establish(): void {

@@ -259,7 +259,13 @@ class Shard implements ConnectionOwner, Polled {
     this.engine.table.remove(this.#slot)
     this.#reopenTimer = setTimeout(() => {
       const former = this.#root
-      this.#root = this.#listener.openRoot()
+      try {
+        this.#root = this.#listener.openRoot()
+      } catch {
+        // Out of memory or file descriptors: the next attempt may have them.
+        this.#reopen()
+        return
+      }
       this.#slot = this.#watchRoot()
       this.engine.replaceRoot(this.#root)
       ffi.SSL_free(former)
