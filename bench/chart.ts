@@ -14,11 +14,11 @@ const STYLE = `
   .page { fill: #ffffff } text { font: 13px system-ui, sans-serif; fill: #24292f }
   .title { font-size: 20px; font-weight: 600 } .head { font-size: 15px; font-weight: 600 } .quiet { fill: #57606a; font-size: 12px }
   .grid { stroke: #d0d7de; stroke-width: 1 } .axis { stroke: #57606a; stroke-width: 1 }
-  .ours { fill: #0969da } .raw { fill: #8c959f } .peer { fill: #bf8700 } .line { stroke-width: 2; fill: none }
-  .line.ours { stroke: #0969da } .line.peer { stroke: #bf8700 }
+  .ours { fill: #0969da } .raw { fill: #8c959f } .peer { fill: #bf8700 } .line { stroke-width: 2 }
+  .line.ours { stroke: #0969da; fill: none } .line.peer { stroke: #bf8700; fill: none }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117 } text { fill: #e6edf3 } .quiet { fill: #9198a1 } .grid { stroke: #30363d } .axis { stroke: #9198a1 }
-    .ours { fill: #4493f8 } .raw { fill: #6e7681 } .peer { fill: #d29922 } .line.ours { stroke: #4493f8 } .line.peer { stroke: #d29922 }
+    .ours { fill: #4493f8 } .raw { fill: #6e7681 } .peer { fill: #d29922 } .line.ours { stroke: #4493f8; fill: none } .line.peer { stroke: #d29922; fill: none }
   }`
 
 const COLOUR: Readonly<Record<string, string>> = { 'beyond-pg': 'ours', pg_recvlogical: 'raw', 'pg-logical-replication': 'peer' }
@@ -123,7 +123,8 @@ function latencyPanel(report: Report): Panel | undefined {
   const top = 50
   const bottom = 230
   const all = report.latency.flatMap(({ fromSend: { p50, max } }) => [p50, max])
-  const low = Math.floor(Math.log10(Math.min(...all)))
+  // Room for the label below the lowest point.
+  const low = Math.floor(Math.log10(Math.min(...all) * 0.6))
   const high = Math.ceil(Math.log10(Math.max(...all)))
   const y = (ms: number): number => bottom - ((Math.log10(ms) - low) / (high - low)) * (bottom - top)
   const parts = [text(24, 0, 'Latency, milliseconds (logarithmic): from sending COMMIT to the row in another process', 'head')]

@@ -3,8 +3,8 @@ import type { BlockHeader } from './block.ts'
 
 export type TailBlock = { readonly start: number; readonly end: number; readonly header: BlockHeader; readonly payload: Buffer }
 
-/** What a block takes beside its payload, about: its header as objects. Marks have nothing else. */
-const BLOCK_OVERHEAD_BYTES = 512
+/** What a block takes beside its payload, as measured: its header as objects, and two buffers of their own. Marks have nothing else. */
+const BLOCK_OVERHEAD_BYTES = 1700
 /** Evicted blocks leave a gap at the front of the array that is closed once it is this long. */
 const COMPACT_AFTER = 1024
 
