@@ -13,6 +13,7 @@ import { readyText } from './manage/ready-text.ts'
 import { boxSettings, type Definition, helpLine } from './manage/settings.ts'
 import { parseSettingsSource, readSettings } from './manage/settings-source.ts'
 import { stopSignals } from './manage/stop-signals.ts'
+import { becomeSuccessor, checkSuccessor } from './manage/upgrade.ts'
 
 const program = new Command('beyond-pg').description('Postgres 18 in a box, its changes streaming over QUIC').exitOverride()
 
@@ -49,28 +50,50 @@ async function readConfig(flags: BoxFlags, signal: AbortSignal): Promise<BoxConf
   return parseBoxConfig(flags, given, process.cwd())
 }
 
+/** Runs that were well for so long are begun anew after a fault of ours; shorter ones would only fault again. */
+const STABLE_MS = 60_000
+
 async function startBox(flags: BoxFlags): Promise<void> {
   const { stop, hurry, requestStop } = stopSignals(process)
   const config = await readConfig(flags, stop)
+  const handOver = new AbortController()
   let fault: Error | undefined
+  let readyAt = Infinity
   process.on('uncaughtException', (error) => {
-    fault ??= error // children must not outlive their supervisor, so even a fault of ours ends in an orderly stop
-    requestStop()
+    fault ??= error
+    // Children need no supervisor to go on, so a fault of ours is no reason to stop them, unless it comes back at once.
+    if (performance.now() - readyAt < STABLE_MS || readyAt === Infinity) requestStop()
+    else handOver.abort()
   })
-  await using log = new AsyncDisposableStack()
-  await runBox(config, {
-    openLog: (layout) => log.use(openBoxLog({ json: config.json, terminal: process.stderr, directory: layout.log })),
-    stop,
-    hurry,
-    environment: process.env,
-    onReady: (ready) => {
-      const place = { workingDirectory: process.cwd(), isDefaultDataDir: isDefaultDataDir(ready.layout.root) }
-      process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box, cdcProblem: ready.cdcProblem })}\n` : readyText(ready, place))
-    },
-  }).catch((error: unknown) => {
-    throw fault ?? error
+  process.on('SIGUSR2', () => {
+    checkSuccessor().then(
+      () => handOver.abort(),
+      (error: Error) => process.stderr.write(`beyond-pg: ${error.message}\n`),
+    )
   })
-  if (fault) throw fault
+  {
+    await using log = new AsyncDisposableStack()
+    const end = await runBox(config, {
+      openLog: (layout) => log.use(openBoxLog({ json: config.json, terminal: process.stderr, directory: layout.log })),
+      stop,
+      hurry,
+      handOver: handOver.signal,
+      environment: process.env,
+      onReady: (ready) => {
+        readyAt = performance.now()
+        const place = { workingDirectory: process.cwd(), isDefaultDataDir: isDefaultDataDir(ready.layout.root) }
+        process.stdout.write(config.json ? `${JSON.stringify({ event: 'ready', box: ready.box, cdcProblem: ready.cdcProblem })}\n` : readyText(ready, place))
+      },
+    }).catch((error: unknown) => {
+      throw fault ?? error
+    })
+    if (end === 'stopped') {
+      if (fault) throw fault
+      return
+    }
+  }
+  if (fault) process.stderr.write(`beyond-pg: starts anew after a fault: ${fault.stack ?? fault.message}\n`)
+  becomeSuccessor()
 }
 
 function isDefaultDataDir(root: string): boolean {

@@ -33,6 +33,8 @@ export type BoxSurroundings = {
   readonly stop: AbortSignal
   /** Aborts to cut the stop short. */
   readonly hurry: AbortSignal
+  /** Aborts when another supervisor is to take over: the children are left running for it. */
+  readonly handOver: AbortSignal
   readonly environment: Readonly<Record<string, string | undefined>>
   readonly onReady: (ready: ReadyBox) => void
 }
@@ -46,8 +48,11 @@ export type ReadyBox = {
   readonly cdcProblem: string | undefined
 }
 
-/** Brings the box up, keeps it up until `stop`, and leaves no process behind. Throws BeyondError when it can't be brought up. */
-export async function runBox(config: BoxConfig, { openLog, stop, hurry, environment, onReady }: BoxSurroundings): Promise<void> {
+/**
+ * Brings the box up, keeps it up until `stop`, and leaves no process behind, unless it is handed over. Throws BeyondError when it
+ * can't be brought up.
+ */
+export async function runBox(config: BoxConfig, { openLog, stop, hurry, handOver, environment, onReady }: BoxSurroundings): Promise<'stopped' | 'handed-over'> {
   const explanations: string[] = []
   const layout = openLayout(config.dataDir, { isDefault: config.dataDirIsDefault, explain: (text) => explanations.push(text) })
   const holder = readRecord(layout.run, 'supervisor')
@@ -108,12 +113,18 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, environm
   const box = describeBox(config, layout)
   writeBoxFile(layout.boxFile, box)
   onReady({ layout, programs, box, pgpass: pgpassFile(layout.secrets), cdcProblem })
-  await untilAborted(stop)
+  await untilAborted(AbortSignal.any([stop, handOver]))
+  if (!stop.aborted) {
+    for (const child of [postgres, pooler, cdc]) child?.release()
+    logger.info('handing over')
+    return 'handed-over'
+  }
   logger.info('stopping')
   await children.disposeAsync()
   removeTemporarySockets(layout)
   removeRecord(layout.run, 'supervisor')
   logger.info('stopped')
+  return 'stopped'
 }
 
 async function ensureCertificates(config: BoxConfig, layout: Layout, logger: Logger): Promise<void> {

@@ -47,6 +47,11 @@ export class BoxProcess {
     return (JSON.parse(this.stdout.split('\n')[0]) as { box: BoxFile }).box
   }
 
+  /** How often it said that it is ready: each upgrade says so again. */
+  get readies(): number {
+    return this.stdout.split('"ready"').length - 1
+  }
+
   /** As the terminal does it: to the whole group. */
   signal(name: NodeJS.Signals): void {
     process.kill(-this.pid, name)
