@@ -69,8 +69,8 @@ export class ConsumerStore {
     checkName(name)
     if (!this.#consumers.has(name) && this.#consumers.size >= MAX_CONSUMERS)
       throw new BeyondError('TOO_MANY', `There are ${MAX_CONSUMERS} durable consumers already: remove one that is no longer used.`)
-    // A copy: the chain may be a view of a buffer that is used again.
-    this.#consumers.set(name, { name, position: { lsn, chain: Uint8Array.from(chain) }, updatedAt: now })
+    // A copy: the chain may be a view of a buffer that is used again. And a Buffer: avsc encodes no other bytes.
+    this.#consumers.set(name, { name, position: { lsn, chain: Buffer.from(chain) }, updatedAt: now })
     this.#changed.add(name)
   }
 
@@ -140,5 +140,5 @@ function parseConsumer(path: string, name: string, text: string): Consumer {
   const updated = new Date(typeof updatedAt === 'string' ? updatedAt : NaN)
   if (value['version'] !== VERSION || value['name'] !== name || !NAME.test(name) || parsed === undefined || typeof chain !== 'string' || !CHAIN.test(chain) || Number.isNaN(updated.getTime()))
     throw corrupt()
-  return { name, position: { lsn: parsed, chain: Uint8Array.from(Buffer.from(chain, 'hex')) }, updatedAt: updated }
+  return { name, position: { lsn: parsed, chain: Buffer.from(chain, 'hex') }, updatedAt: updated }
 }

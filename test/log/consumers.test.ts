@@ -9,7 +9,7 @@ import { toLsn } from '../../src/wal/lsn.ts'
 import { LogFolder } from './log-folder.ts'
 
 const code = (expected: string) => (error: unknown) => error instanceof BeyondError && error.code === expected
-const position = (n: number): Position => ({ lsn: toLsn(0x16b3_0000_0000n + BigInt(n)), chain: new Uint8Array(32).fill(n) })
+const position = (n: number): Position => ({ lsn: toLsn(0x16b3_0000_0000n + BigInt(n)), chain: Buffer.alloc(32, n) })
 
 test('a cursor holds at once, and after a flush for good', async () => {
   await using folder = await LogFolder.make()
@@ -59,7 +59,7 @@ test('a chain is copied: the buffer that it came in may change', async () => {
   const chain = Buffer.alloc(32, 7)
   consumers.set('a', { lsn: toLsn(1n), chain })
   chain.fill(0)
-  assert.deepEqual(consumers.get('a')?.chain, new Uint8Array(32).fill(7))
+  assert.deepEqual(consumers.get('a')?.chain, Buffer.alloc(32, 7))
 })
 
 test('a consumer that was removed stays away', async () => {
