@@ -4,7 +4,7 @@
  * so that a server may say more about a column than this client understands.
  */
 import { BeyondError } from '../errors.ts'
-import { AvroCompiler, AvroCursor, asFields, asObject, asText, recordReader, type AvroField, type AvroReader } from './client-avro.ts'
+import { AvroCompiler, AvroCursor, asFields, asObject, asText, recordReader, type AvroField, type AvroReader } from './avro-reader.ts'
 import { unchanged, type Column, type Row, type Table } from './client-events.ts'
 import { SINGLE_OBJECT_HEADER_BYTES } from './frame.ts'
 

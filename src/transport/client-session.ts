@@ -12,17 +12,6 @@ import { BeyondError, codes, type ErrorCode } from '../errors.ts'
 import { formatLsn, type Lsn } from '../wal/lsn.ts'
 import { Checkpoints } from './client-checkpoints.ts'
 import {
-  decodeBegin,
-  decodeCommit,
-  decodeEnd,
-  decodeMessage,
-  decodeProgress,
-  decodeSchema,
-  decodeSkip,
-  decodeTruncate,
-  decodeWelcome,
-} from './client-envelopes.ts'
-import {
   Begin,
   Commit,
   Message,
@@ -208,7 +197,7 @@ export class ClientSession {
   }
 
   static onWelcome(session: ClientSession, body: Buffer): void {
-    const welcome = decodeWelcome(body)
+    const welcome = envelopes.welcome.decode(body)
     if (welcome.version !== PROTOCOL_VERSION)
       throw new BeyondError(
         'UNSUPPORTED_VERSION',
@@ -226,7 +215,7 @@ export class ClientSession {
   }
 
   static onSchema(session: ClientSession, body: Buffer): void {
-    const { fingerprint, schema } = decodeSchema(body)
+    const { fingerprint, schema } = envelopes.schema.decode(body)
     const key = (fingerprint as Buffer).readBigUInt64LE()
     session.#schemaLength += schema.length
     if (session.#relations.has(key)) throw violation(`The server sent schema ${fingerprintText(key)} twice.`)
@@ -236,7 +225,7 @@ export class ClientSession {
   }
 
   static onBegin(session: ClientSession, body: Buffer): void {
-    const begin = decodeBegin(body)
+    const begin = envelopes.begin.decode(body)
     const position = session.#position as Position
     const cut = session.#cut
     const isThere = cut !== undefined && begin.lsn === cut.lsn
@@ -270,7 +259,7 @@ export class ClientSession {
 
   static onTruncate(session: ClientSession, body: Buffer): void {
     if (++session.#index <= session.#seen) return
-    const { relations, cascade, restartIdentity } = decodeTruncate(body)
+    const { relations, cascade, restartIdentity } = envelopes.truncate.decode(body)
     const tables = relations.map(({ schema, table }) => ({ schema, name: table }))
     session.#seen = session.#index
     session.#out.push(new Truncate(session.#transaction as TransactionInfo, session.#index, tables, cascade, restartIdentity))
@@ -278,13 +267,13 @@ export class ClientSession {
 
   static onMessage(session: ClientSession, body: Buffer): void {
     if (++session.#index <= session.#seen) return
-    const { lsn, transactional, prefix, content } = decodeMessage(body)
+    const { lsn, transactional, prefix, content } = envelopes.message.decode(body)
     session.#seen = session.#index
     session.#out.push(new Message(session.#transaction as TransactionInfo, session.#index, lsn, transactional, prefix, content))
   }
 
   static onSkip(session: ClientSession, body: Buffer): void {
-    const { changes } = decodeSkip(body)
+    const { changes } = envelopes.skip.decode(body)
     const index = BigInt(session.#index) + changes
     if (changes < 1n || index > BigInt(Number.MAX_SAFE_INTEGER)) throw violation(`The server skips ${changes} changes.`)
     session.#index = Number(index)
@@ -292,7 +281,7 @@ export class ClientSession {
   }
 
   static onCommit(session: ClientSession, body: Buffer): void {
-    const { lsn, endLsn, changes, chain } = decodeCommit(body)
+    const { lsn, endLsn, changes, chain } = envelopes.commit.decode(body)
     const transaction = session.#transaction as TransactionInfo
     if (lsn !== transaction.lsn || endLsn < lsn)
       throw violation(`The server ends the transaction at ${formatLsn(transaction.lsn)} as that at ${formatLsn(lsn)}.`)
@@ -308,7 +297,7 @@ export class ClientSession {
   }
 
   static onProgress(session: ClientSession, body: Buffer): void {
-    const { position, walLsn, time } = decodeProgress(body)
+    const { position, walLsn, time } = envelopes.progress.decode(body)
     const before = session.#position as Position
     if (position.lsn < before.lsn)
       throw violation(`The server's position went back from ${formatLsn(before.lsn)} to ${formatLsn(position.lsn)}.`)
@@ -324,13 +313,13 @@ export class ClientSession {
 
   /** In the midst of a transaction a heartbeat says only that the server is alive. */
   static onProgressInside(session: ClientSession, body: Buffer): void {
-    const { position } = decodeProgress(body)
+    const { position } = envelopes.progress.decode(body)
     const { lsn } = session.#position as Position
     if (position.lsn !== lsn) throw violation(`The server's position moved to ${formatLsn(position.lsn)} within a transaction.`)
   }
 
   static onEnd(session: ClientSession, body: Buffer): void {
-    session.#end = decodeEnd(body)
+    session.#end = envelopes.end.decode(body)
     session.#become('ended')
   }
 

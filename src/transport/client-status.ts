@@ -1,7 +1,6 @@
 /** Asks a server for its status: one stream, one frame there, one frame back. */
 import { BeyondError } from '../errors.ts'
 import type { ClientDialer } from './client-dialer.ts'
-import { decodeEnd, decodeStatus } from './client-envelopes.ts'
 import { errorFromEnd } from './client-session.ts'
 import { ClientStream } from './client-stream.ts'
 import { envelopes, type Status } from './envelopes.ts'
@@ -33,10 +32,10 @@ export async function requestStatus(
       const count = stream.read(into)
       if (count === -1) throw dialer.lossError()
       frames.push(into.subarray(0, count), (frame) => {
-        if (frame.type === frameType.end) throw errorFromEnd(decodeEnd(frame.body))
+        if (frame.type === frameType.end) throw errorFromEnd(envelopes.end.decode(frame.body))
         if (frame.type !== frameType.status || status)
           throw new BeyondError('PROTOCOL_VIOLATION', `The server answered a status request with a frame of type ${frame.type}.`)
-        status = decodeStatus(frame.body)
+        status = envelopes.status.decode(frame.body)
       })
       if (status) return status
       if (count > 0) continue

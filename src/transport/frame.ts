@@ -39,6 +39,8 @@ export const MAX_SERVER_FRAME_BYTES = 1024 * 1024 * 1024
 export const SINGLE_OBJECT_MARKER = 0xc301
 export const SINGLE_OBJECT_HEADER_BYTES = 10
 
+const KEPT_BYTES = 1024 * 1024
+
 export function encodeFrame(type: FrameType, body: Uint8Array): Buffer {
   const frame = Buffer.allocUnsafe(FRAME_HEADER_BYTES + body.length)
   frame.writeUInt32BE(body.length + 1, 0)
@@ -94,11 +96,17 @@ export class FrameReader {
     }
     if (source === this.#pending) {
       this.#start = offset
-      if (offset === end) this.#start = this.#end = 0
+      if (offset === end) this.#reset()
     } else if (offset < end) {
       this.#start = this.#end = 0
       this.#append(source.subarray(offset, end))
     }
+  }
+
+  /** A frame of a gigabyte must not hold its memory once it is through. */
+  #reset(): void {
+    this.#start = this.#end = 0
+    if (this.#pending.length > KEPT_BYTES) this.#pending = Buffer.alloc(0)
   }
 
   #append(chunk: Uint8Array): void {

@@ -122,9 +122,9 @@ export class SubscriptionSession {
     const { position } = envelopes.ack.decode(frame.body)
     if (!this.#sent || position.lsn > this.#sent.lsn)
       throw new BeyondError('PROTOCOL_VIOLATION', `Acknowledged ${formatLsn(position.lsn)}, which has not been sent.`)
-    if (this.#acknowledged && position.lsn <= this.#acknowledged.lsn) return
-    // The frame's memory is the reader's.
-    this.#acknowledged = { lsn: position.lsn, chain: Buffer.from(position.chain) }
+    // The start of a resumed stream may be acknowledged, too: the cursor of its consumer can be older.
+    if (this.#acknowledged && position.lsn < this.#acknowledged.lsn) return
+    this.#acknowledged = position
     if (this.#request.consumer !== null) this.#context.log.acknowledge(this.#request.consumer, this.#acknowledged)
   }
 

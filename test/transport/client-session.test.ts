@@ -4,7 +4,6 @@ import fc from 'fast-check'
 import { BeyondError } from '../../src/errors.ts'
 import type { ChangeEvent } from '../../src/transport/client-events.ts'
 import { ClientSession, errorFromEnd, type SessionOptions } from '../../src/transport/client-session.ts'
-import { decodeEnd } from '../../src/transport/client-envelopes.ts'
 import { envelopes, type From, type Position, type Subscribe } from '../../src/transport/envelopes.ts'
 import { encodeFrame, FrameReader, frameType } from '../../src/transport/frame.ts'
 import { formatPosition, parsePosition } from '../../src/transport/position.ts'
@@ -352,7 +351,7 @@ describe('the end of a stream', () => {
   })
 
   it('may have a code that this client does not know', () => {
-    const decode = (frame: Buffer) => errorFromEnd(decodeEnd(frame.subarray(5)))
+    const decode = (frame: Buffer) => errorFromEnd(envelopes.end.decode(frame.subarray(5)))
     assert.deepEqual([decode(endFrame('NEW_THING')).code, decode(endFrame('NEW_THING')).facts['remoteCode']], ['BAD_REQUEST', 'NEW_THING'])
     assert.equal(decode(endFrame('NEW_THING', { retryAfterMs: 5 })).retry, true)
     assert.equal(decode(endFrame('toString')).facts['remoteCode'], 'toString')

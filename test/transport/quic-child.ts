@@ -48,9 +48,8 @@ switch (what) {
     tell({ connected: true })
     break
   }
-  // Opens all there is and closes it: the process must end by itself.
+  // Opens all there is. `close` closes it: the process must end by itself. `exit` does not: process.exit must end it.
   case 'close':
-  // Opens all there is and closes nothing: process.exit must end it.
   case 'exit': {
     const listener = await listen(task.server)
     listener.onConnection = echo

@@ -13,11 +13,11 @@ const DAY_MICROS = 86_400_000_000
 
 const malformed = (what: string): BeyondError => new BeyondError(
   'PROTOCOL_VIOLATION',
-  `The server sent data that its schema does not allow: ${what}.`,
+  `The peer sent data that its schema does not allow: ${what}.`,
 )
 const badSchema = (what: string): BeyondError => new BeyondError(
   'PROTOCOL_VIOLATION',
-  `The server sent a schema that can't be used: ${what}.`,
+  `The peer sent a schema that can't be used: ${what}.`,
 )
 
 /** A place in bytes. Reading past the end is noticed by `finish` at the latest; nothing outside of the bytes is ever read. */
