@@ -124,7 +124,8 @@ class Dial implements ConnectionOwner {
     this.engine.close()
     this.#driver.close()
     // Nothing if it is settled already.
-    this.result.reject(dialError(this.#options, this.#address, { code: 0n, reason: 'closed', remote: false, application: false }, ffi.X509_V_OK))
+    const info = { code: 0n, reason: 'closed', remote: false, application: false }
+    this.result.reject(dialError(this.#options, this.#address, info, ffi.X509_V_OK))
   }
 }
 
@@ -160,7 +161,7 @@ function dialError(options: DialOptions, { host, port }: QuicAddress, info: Clos
   }
   if (isAlert) {
     const what = alertNames[number.toString()] ?? `alert ${number}`
-    const who = info.remote ? `The server at ${where} refused our certificate or handshake` : `The handshake with the server at ${where} failed`
+    const who = `The server at ${where}${info.remote ? ' refused our certificate or handshake' : ' made a handshake that failed'}`
     return new BeyondError('UNAUTHENTICATED', `${who}: ${what}${info.reason === '' ? '' : ` (${info.reason})`}.`, { facts })
   }
   return new BeyondError('UNREACHABLE', `No QUIC server answers at ${where}${info.reason === '' ? '' : `: ${info.reason}`}.`, { facts })

@@ -103,7 +103,8 @@ export const ossl_quic_channel_set_max_idle_timeout_request = bind<(channel: Poi
 export const SSL_new_listener = bind<(ctx: Pointer, flags: number) => Pointer>('SSL_new_listener', handle, [handle, 'uint64'])
 export const SSL_set0_wbio = bind<(ssl: Pointer, bio: Pointer) => void>('SSL_set0_wbio', 'void', [handle, handle])
 export const SSL_listen = bind<(listener: Pointer) => number>('SSL_listen', 'int', [handle])
-export const SSL_accept_connection = bind<(listener: Pointer, flags: number) => Pointer>('SSL_accept_connection', handle, [handle, 'uint64'])
+export const SSL_accept_connection = bind<(listener: Pointer, flags: number) => Pointer>(
+  'SSL_accept_connection', handle, [handle, 'uint64'])
 export const SSL_get_accept_connection_queue_len = bind<(listener: Pointer) => number>(
   'SSL_get_accept_connection_queue_len', 'size_t', [handle])
 export const SSL_handle_events = bind<(ssl: Pointer) => number>('SSL_handle_events', 'int', [handle])

@@ -24,7 +24,9 @@ export function bindUdp(address: QuicAddress): UdpSocket {
       throw new BeyondError('PORT_IN_USE', `Another process listens on ${where}: stop it or choose another port.`, { facts })
     }
     if (name === 'EACCES') throw new BeyondError('NO_PERMISSION', `This account may not listen on ${where}.`, { facts })
-    if (name === 'EADDRNOTAVAIL') throw new BeyondError('BAD_ARGUMENT', `This machine has no address ${address.host} to listen on.`, { facts })
+    if (name === 'EADDRNOTAVAIL') {
+      throw new BeyondError('BAD_ARGUMENT', `This machine has no address ${address.host} to listen on.`, { facts })
+    }
     throw new BeyondError('INTERNAL', `Can't listen on ${where}: ${name}.`, { facts })
   })
 }

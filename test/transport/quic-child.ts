@@ -27,8 +27,8 @@ switch (what) {
       }
       echo(connection)
     }
-    process.on('message', () => {
-      globalThis.gc?.()
+    process.on('message', (question) => {
+      if (question === 'memory') globalThis.gc?.()
       tell({ rss: process.memoryUsage.rss(), open })
     })
     tell({ address: listener.address })

@@ -25,7 +25,7 @@ function start(what: string, task: object = {}): ChildProcess & AsyncDisposable 
 }
 
 test('a client that is killed is noticed after the idle timeout', async () => {
-  await using listener = await listen(ids.server, { idleTimeoutMs: 1000 })
+  await using listener = await listen(ids.server, { idleTimeoutMs: 1500 })
   const accepted = nextConnection(listener)
   await using child = start('dial', { address: listener.address })
   const connection = await accepted
@@ -42,7 +42,7 @@ test('a client that is killed is noticed after the idle timeout', async () => {
 test('a server that is killed is noticed, and close towards it does not hang', async () => {
   await using child = start('listen', {})
   const [{ address }] = (await once(child, 'message')) as [{ address: QuicAddress }]
-  const connection = await dial({ address } as never, ids.client, { idleTimeoutMs: 1000 })
+  const connection = await dial({ address } as never, ids.client, { idleTimeoutMs: 1500 })
   const waiting = await dial({ address } as never, ids.client, { idleTimeoutMs: 20_000 })
   const stream = connection.openStream()
   await writeAll(stream, Buffer.from('x'))
@@ -62,11 +62,11 @@ test('a server that is killed is noticed, and close towards it does not hang', a
 })
 
 test('a connection without traffic stays, beyond the idle timeout', async () => {
-  await using listener = await listen(ids.server, { idleTimeoutMs: 700 })
+  await using listener = await listen(ids.server, { idleTimeoutMs: 1500 })
   const accepted = nextConnection(listener)
   const client = await dial(listener, ids.client)
   echo(await accepted)
-  await new Promise((resolve) => setTimeout(resolve, 2000))
+  await new Promise((resolve) => setTimeout(resolve, 3500))
   const stream = client.openStream()
   await writeAll(stream, Buffer.from('still here'))
   stream.finish()

@@ -30,7 +30,10 @@ test('a client of another authority is refused by the server, and told', async (
   const { listener, came } = await listenWatched(ids.server)
   const other = await createAuthority('another authority')
   const stranger = { ...(await other.issue({ name: 'stranger', use: 'client' })), ca: ids.authority.cert }
-  await assert.rejects(dial(listener, stranger), { code: 'UNAUTHENTICATED', message: /refused our certificate.*unknown certificate authority|bad certificate/ })
+  await assert.rejects(dial(listener, stranger), {
+    code: 'UNAUTHENTICATED',
+    message: /refused our certificate.*(unknown certificate authority|bad certificate)/,
+  })
   assert.deepEqual(came, [])
   await listener.close()
 })
@@ -75,8 +78,13 @@ test('the name of the server is checked: address, name, and a name that is given
   }
   const byName = await dial(listener, ids.client, { address: { host: 'localhost', port: listener.address.port } })
   byName.close()
-  await assert.rejects(dial(listener, ids.client, { serverName: 'db.example.com' }), { code: 'UNAUTHENTICATED', message: /hostname mismatch/i })
-  await assert.rejects(dial(listener, ids.client, { serverName: '127.0.0.2' }), { code: 'UNAUTHENTICATED', message: /IP address mismatch/i })
+  const wrong: readonly [string, RegExp][] = [
+    ['db.example.com', /hostname mismatch/i],
+    ['127.0.0.2', /IP address mismatch/i],
+  ]
+  for (const [serverName, message] of wrong) {
+    await assert.rejects(dial(listener, ids.client, { serverName }), { code: 'UNAUTHENTICATED', message })
+  }
 })
 
 test('another protocol is refused', async () => {
@@ -105,7 +113,8 @@ test('credentials that can not work are named before anything is opened', async 
   for (const [change, message] of bad) {
     const options = { address: { host: '127.0.0.1', port: 0 }, alpn: ALPN, credentials: { ...ids.server, ...change } }
     await assert.rejects(quic.listen({ ...options, limits }), { code: 'BAD_CERTIFICATE', message })
-    await assert.rejects(quic.dial({ ...options, idleTimeoutMs: 1000, signal: AbortSignal.timeout(5000) }), { code: 'BAD_CERTIFICATE', message })
+    const dialing = quic.dial({ ...options, idleTimeoutMs: 1000, signal: AbortSignal.timeout(5000) })
+    await assert.rejects(dialing, { code: 'BAD_CERTIFICATE', message })
   }
 })
 
@@ -127,15 +136,17 @@ test('nobody there: refused at once, unresolvable and silent by name of what fai
   const waiting = quic.dial({ ...options, address: { host: '127.0.0.1', port }, signal: stop.signal })
   setTimeout(() => stop.abort(new Error('stopped by the test')), 100)
   await assert.rejects(waiting, /stopped by the test/)
-  await assert.rejects(quic.dial({ ...options, address: { host: '127.0.0.1', port }, signal: AbortSignal.abort(new Error('before')) }), /before/)
+  const stopped = AbortSignal.abort(new Error('before'))
+  await assert.rejects(quic.dial({ ...options, address: { host: '127.0.0.1', port }, signal: stopped }), /before/)
 
   await new Promise<void>((resolve) => {
     silent.close(() => resolve())
   })
   const start = performance.now()
-  await assert.rejects(quic.dial({ ...options, address: { host: '127.0.0.1', port }, signal: AbortSignal.timeout(9000) }), { code: 'UNREACHABLE' })
+  const signal = AbortSignal.timeout(9000)
+  await assert.rejects(quic.dial({ ...options, address: { host: '127.0.0.1', port }, signal }), { code: 'UNREACHABLE' })
   assert.ok(performance.now() - start < 3000)
-  await assert.rejects(quic.dial({ ...options, address: { host: 'no-such-host.invalid', port }, signal: AbortSignal.timeout(9000) }), {
+  await assert.rejects(quic.dial({ ...options, address: { host: 'no-such-host.invalid', port }, signal }), {
     code: 'UNREACHABLE',
     message: /can't be resolved/,
   })

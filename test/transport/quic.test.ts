@@ -418,8 +418,8 @@ test('a port in use and an address that is not ours are named', async () => {
   await assert.rejects(quic.listen({ ...options, address: { host: '203.0.113.1', port: 0 } }), { code: 'BAD_ARGUMENT' })
 })
 
-test('a thousand idle connections cost little memory and no time', async (t) => {
-  const count = 200
+test('idle connections cost little memory and no time', async (t) => {
+  const count = 100
   await using listener = await listen(ids.server, { maxConnections: 1000, maxConnectionsPerAddress: 1000 })
   listener.onConnection = echo
   const connections: QuicConnection[] = []
