@@ -17,7 +17,7 @@ import { Random, testSeed } from '../support/random.ts'
 const FRAMES = Number(process.env['TEST_HOSTILE_FRAMES'] ?? 100_000)
 const CONNECTIONS = 8
 const STREAMS_AT_ONCE = 16
-const MAX_GROWTH_BYTES = 64 * 1024 * 1024
+const MAX_GROWTH_BYTES = 96 * 1024 * 1024
 /** A stream that the service keeps open is of no more use after this. */
 const PATIENCE_MS = 100
 
