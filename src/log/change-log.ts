@@ -278,7 +278,7 @@ export class ChangeLog implements AsyncDisposable {
   async retain(policy: RetentionPolicy, consumers: readonly Lsn[], now: bigint): Promise<number> {
     // Oldest first and one by one durably: what is left after a crash never has a gap.
     let count = 0
-    for (; expiredSegments(this.#segments, policy, consumers, now) > 0; count++) {
+    for (; this.#keepsHead() && expiredSegments(this.#segments, policy, consumers, now) > 0; count++) {
       // First out of the list, so that nobody goes looking for the file.
       const segment = this.#segments.shift()!
       try {
@@ -291,6 +291,12 @@ export class ChangeLog implements AsyncDisposable {
       this.#options.logger.info({ segment: segment.path, bytes: segment.size }, 'removed a segment of the change log')
     }
     return count
+  }
+
+  /** Whether the newest transaction stays when the oldest segment goes: a restart compares it with what Postgres has there. */
+  #keepsHead(): boolean {
+    const { lsn } = this.#head
+    return lsn === this.manifest.genesis || (this.#segments.length > 1 && this.#segments[1].base.lsn < lsn)
   }
 
   /** Waits for the group in flight. Appends are refused from then on; disposing twice is harmless. */
