@@ -7,11 +7,12 @@
  * The seed decides about faults, moments and statements; the operating system about the rest.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { closeSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { inspect, parseArgs } from 'node:util'
+import { connect } from '../../src/transport/client.ts'
 import { startCdc, type TestCdc } from '../support/cdc.ts'
 import { startPostgres, until, type TestPostgres } from '../support/postgres.ts'
 import { Random, testSeed } from '../support/random.ts'
@@ -68,12 +69,21 @@ export async function killLoop(options: KillLoopOptions): Promise<KillLoopResult
       return readFileSync(record, 'latin1').includes('"content":"the end"')
     },
     CATCH_UP_MS,
-  ).catch((error: unknown) => {
-    throw new Error(`${String(error)}\nservice: ${cdc.log().slice(-4000)}`)
+  ).catch(async (error: unknown) => {
+    throw new Error(`${String(error)}\n${await situation(postgres, cdc, record)}\nservice: ${cdc.log().slice(-4000)}`)
   })
   await subscriber.stop()
   const verdict = await verify(postgres, record, [...load.messages, 'the end'])
   return { ...verdict, seconds: (performance.now() - began) / 1000, faults }
+}
+
+/** What a person wants to know when nothing moves. */
+async function situation(postgres: TestPostgres, cdc: TestCdc, record: string): Promise<string> {
+  await using client = connect(cdc.connect)
+  const status = await client.status().catch(String)
+  const slots = await postgres.query('SELECT pg_current_wal_lsn(), active_pid, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots').catch(String)
+  const senders = await postgres.query('SELECT pid, state, sent_lsn, write_lsn, reply_time FROM pg_stat_replication').catch(String)
+  return inspect({ status, slots, senders, recordBytes: statSync(record).size, recordWritten: statSync(record).mtime }, { depth: 6 })
 }
 
 type Victims = { readonly postgres: TestPostgres; readonly cdc: TestCdc; readonly subscriber: Subscriber; readonly random: Random }
