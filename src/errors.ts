@@ -71,6 +71,20 @@ export const codes = {
   CHILD_FAILED: { exit: exit.failed, retry: true },
   /** A wait reached its deadline. */
   TIMEOUT: { exit: exit.unavailable, retry: true },
+  /** What is asked for by name is not there. */
+  NOT_FOUND: { exit: exit.failed, retry: false },
+  /** A later generation has sealed or attached the sink: whoever asks is no longer the primary. */
+  STALE_GENERATION: { exit: exit.historyBroken, retry: false },
+  /** Another box has claimed this generation. */
+  GENERATION_TAKEN: { exit: exit.historyBroken, retry: false },
+  /** A sink takes a new primary only from the generation that sealed it. */
+  NOT_SEALED: { exit: exit.failed, retry: false },
+  /** The server is another cluster than the one whose WAL is kept. */
+  WRONG_SYSTEM: { exit: exit.environment, retry: false },
+  /** WAL that is kept is not what a server wrote: it is put aside and not served. */
+  WAL_CORRUPT: { exit: exit.environment, retry: false },
+  /** A sink holds less than it has confirmed: its disk was wiped or put back. */
+  DATA_LOST: { exit: exit.historyBroken, retry: false },
   /** A fault of this program. */
   INTERNAL: { exit: exit.failed, retry: false },
 } as const satisfies Record<string, Code>
