@@ -11,12 +11,13 @@ import { lockFile } from './directory-lock.ts'
 import { BeyondError, codeOf, codes, fromSystem } from './errors.ts'
 import { ChangeLog } from './log/change-log.ts'
 import { ConsumerStore } from './log/consumers.ts'
+import { lagAfter, lagAt } from './log/log-lag.ts'
 import { LogView } from './log/log-view.ts'
 import { historyBytes, newManifest, readManifest, writeManifest, type Manifest } from './log/manifest.ts'
 import type { RetentionPolicy } from './log/retention.ts'
 import type { Logger } from './logger.ts'
 import { changePipeline, PipelineProgress } from './pipeline.ts'
-import type { Position, Status, SubscriberStatus } from './transport/envelopes.ts'
+import type { Status, SubscriberStatus } from './transport/envelopes.ts'
 import { ALPN } from './transport/frame.ts'
 import type { Quic, QuicAddress, QuicLimits, QuicListener } from './transport/quic.ts'
 import { SubscriptionServer } from './transport/subscription-server.ts'
@@ -96,13 +97,9 @@ export async function runCdcService(
   const startedAt = BigInt(Date.now()) * 1000n
   const server = `beyond-pg-cdc/${options.version}`
 
-  const lag = (sent: Position | undefined, offset: number) => ({
-    bytes: BigInt(Math.max(0, log.end - offset)),
-    // Commit times of what is missing are not known without reading it; the age of what was sent last bounds it.
-    ms: sent && sent.lsn < log.head.lsn ? BigInt(Math.max(0, Date.now())) - log.head.time / 1000n : 0n,
-  })
   const status = async (): Promise<Status> => {
     await askWalEnd()
+    const connected = subscriptions.subscribers((offset) => lagAt(log, offset, Date.now()))
     return {
       server,
       startedAt,
@@ -128,7 +125,7 @@ export async function runCdcService(
         transactions: log.transactions,
         changes: log.changes,
       },
-      subscribers: [...subscriptions.subscribers(lag), ...absent(subscriptions.subscribers(lag), consumers)],
+      subscribers: [...connected, ...(await absent(connected, consumers, log))],
     }
   }
   const subscriptions = owned.use(
@@ -171,11 +168,12 @@ export async function runCdcService(
 const logDirectory = ({ directory }: CdcServiceOptions): string => join(directory, 'log')
 
 /** Durable consumers that are not connected now. */
-function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore): SubscriberStatus[] {
-  return consumers
-    .list()
-    .filter(({ name }) => !connected.some(({ consumer }) => consumer === name))
-    .map(({ name, position }) => ({
+async function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore, log: ChangeLog): Promise<SubscriberStatus[]> {
+  const statuses: SubscriberStatus[] = []
+  for (const { name, position } of consumers.list()) {
+    if (connected.some(({ consumer }) => consumer === name)) continue
+    const { bytes, ms } = await lagAfter(log, position, Date.now())
+    statuses.push({
       id: 0n,
       peer: '',
       address: '',
@@ -184,10 +182,12 @@ function absent(connected: readonly SubscriberStatus[], consumers: ConsumerStore
       connected: false,
       sent: null,
       acknowledged: position,
-      lagBytes: 0n,
-      lagMs: 0n,
+      lagBytes: bytes,
+      lagMs: ms,
       sentBytes: 0n,
-    }))
+    })
+  }
+  return statuses
 }
 
 /** Tries again what may succeed later. undefined: told to stop meanwhile. */

@@ -4,7 +4,7 @@
  */
 import { BeyondError, codeOf } from '../errors.ts'
 import type { Logger } from '../logger.ts'
-import { envelopes, type Position, type Status, type SubscriberStatus } from './envelopes.ts'
+import { envelopes, type Status, type SubscriberStatus } from './envelopes.ts'
 import { encodeFrame, FrameReader, frameType, MAX_CLIENT_FRAME_BYTES, type Frame } from './frame.ts'
 import type { QuicConnection, QuicListener, QuicStream } from './quic.ts'
 import { StreamWriter } from './stream-writer.ts'
@@ -41,7 +41,7 @@ export class SubscriptionServer implements AsyncDisposable {
     listener.onConnection = (connection) => this.#accept(connection)
   }
 
-  subscribers(lag: (position: Position | undefined, offset: number) => { bytes: bigint; ms: bigint }): SubscriberStatus[] {
+  subscribers(lag: (offset: number) => { readonly bytes: bigint; readonly ms: bigint }): SubscriberStatus[] {
     return [...this.#sessions].map((session) => session.status(lag))
   }
 

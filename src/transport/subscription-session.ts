@@ -128,9 +128,9 @@ export class SubscriptionSession {
     if (this.#request.consumer !== null) this.#context.log.acknowledge(this.#request.consumer, this.#acknowledged)
   }
 
-  /** `lag` tells how far behind the end of the log a position is. */
-  status(lag: (position: Position | undefined, offset: number) => { bytes: bigint; ms: bigint }): SubscriberStatus {
-    const { bytes, ms } = lag(this.#sent, this.#reader?.offset ?? 0)
+  /** `lag` tells how far behind the end of the log an offset is. */
+  status(lag: (offset: number) => { readonly bytes: bigint; readonly ms: bigint }): SubscriberStatus {
+    const { bytes, ms } = this.#reader ? lag(this.#reader.offset) : { bytes: 0n, ms: 0n }
     return {
       id: this.#peer.id,
       peer: this.#peer.name,
