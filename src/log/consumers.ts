@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
 import type { Position } from '../transport/envelopes.ts'
 import { formatLsn, parseLsn } from '../wal/lsn.ts'
-import { makeDirectoryDurably, replaceFile, syncDirectory } from './durable-file.ts'
+import { makeDirectoryDurably, replaceFile, syncDirectory } from '../durable-file.ts'
 
 export type Consumer = {
   readonly name: string

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
 import type { Position } from '../transport/envelopes.ts'
 import { formatLsn, lsnFromServer, parseLsn, toLsn, type Lsn } from '../wal/lsn.ts'
-import { writeFileDurably } from './durable-file.ts'
+import { writeFileDurably } from '../durable-file.ts'
 
 export type Manifest = {
   /** UUID of the history. */

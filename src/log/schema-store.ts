@@ -5,7 +5,7 @@
 import { readFile, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
-import { makeDirectoryDurably, writeFileDurably } from './durable-file.ts'
+import { makeDirectoryDurably, writeFileDurably } from '../durable-file.ts'
 
 export class SchemaStore {
   readonly #directory: string

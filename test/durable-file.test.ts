@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { makeDirectoryDurably, writeAll, writeFileDurably } from '../../src/log/durable-file.ts'
+import { makeDirectoryDurably, writeAll, writeFileDurably } from '../src/durable-file.ts'
 import { LogFolder } from './log-folder.ts'
 
 const seed = Number(process.env['TEST_SEED'] ?? Date.now() % 1_000_000_000)
