@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { makeDirectoryDurably, writeAll, writeFileDurably } from '../src/durable-file.ts'
-import { LogFolder } from './log-folder.ts'
+import { LogFolder } from './log/log-folder.ts'
 
 const seed = Number(process.env['TEST_SEED'] ?? Date.now() % 1_000_000_000)
 
