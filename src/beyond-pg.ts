@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
 import { tuneCommand } from './cli/tune.ts'
-import { runBox } from './manage/box.ts'
+import { describeBoot, runBox } from './manage/box.ts'
 import { type BoxConfig, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
 import { openBoxLog } from './manage/box-log.ts'
 import { parseDemoConfig, runDemo } from './manage/demo.ts'
@@ -13,14 +13,24 @@ import { readyText } from './manage/ready-text.ts'
 import { boxSettings, type Definition, helpLine } from './manage/settings.ts'
 import { parseSettingsSource, readSettings } from './manage/settings-source.ts'
 import { stopSignals } from './manage/stop-signals.ts'
+import type { TuningProfile } from './manage/tuning.ts'
 import { becomeSuccessor, checkSuccessor } from './manage/upgrade.ts'
 
 const program = new Command('beyond-pg').description('Postgres 18 in a box, its changes streaming over QUIC').exitOverride()
 
 const start = program.command('start').description('bring up a box and stay in the foreground; Ctrl-C stops it')
 addBoxOptions(start, 'environment').action(async (flags: BoxFlags) => {
-  await startBox(flags)
+  await startBox(flags, 'development')
 })
+
+const boot = program.command('boot').description('bring up a box on a machine of its own, and keep it up; what PID 1 runs')
+addBoxOptions(boot, 'mmds')
+  .option('--dry-run', 'print what each step would do, and do nothing')
+  .action(async (flags: BoxFlags & { dryRun?: true }) => {
+    if (!flags.dryRun) return startBox(flags, 'production')
+    const { stop } = stopSignals(process)
+    process.stdout.write(await describeBoot(await readConfig(flags, stop, 'production'), process.env, stop))
+  })
 
 program
   .command('demo')
@@ -45,17 +55,17 @@ function addBoxOptions(command: Command, source: string): Command {
   return command.addOption(new Option('--settings <source>', 'where settings come from: mmds, environment, or a file of KEY=VALUE lines or JSON').default(source))
 }
 
-async function readConfig(flags: BoxFlags, signal: AbortSignal): Promise<BoxConfig> {
+async function readConfig(flags: BoxFlags, signal: AbortSignal, profile: TuningProfile): Promise<BoxConfig> {
   const given = await readSettings(parseSettingsSource(flags.settings, process.cwd()), process.env, signal)
-  return parseBoxConfig(flags, given, process.cwd())
+  return parseBoxConfig(flags, given, process.cwd(), profile)
 }
 
 /** Runs that were well for so long are begun anew after a fault of ours; shorter ones would only fault again. */
 const STABLE_MS = 60_000
 
-async function startBox(flags: BoxFlags): Promise<void> {
+async function startBox(flags: BoxFlags, profile: TuningProfile): Promise<void> {
   const { stop, hurry, requestStop } = stopSignals(process)
-  const config = await readConfig(flags, stop)
+  const config = await readConfig(flags, stop, profile)
   const handOver = new AbortController()
   let fault: Error | undefined
   let readyAt = Infinity

@@ -5,6 +5,7 @@ import { BeyondError } from '../errors.ts'
 import { type BoxSettings, boxSettings, cdcEnvironment, type Definition, type GivenSettings, parseSettings, type SettingName } from './settings.ts'
 import { fromEnvironment } from './settings-source.ts'
 import type { TableSelection } from './table-selection.ts'
+import type { TuningProfile } from './tuning.ts'
 
 export type BoxConfig = {
   /** Absolute. */
@@ -21,6 +22,8 @@ export type BoxConfig = {
   /** Folder of postgres, initdb and psql; undefined: look in the usual places. */
   readonly postgresBinDir: string | undefined
   readonly pgbouncer: string | undefined
+  /** Whether the machine is the box's, or a box is one of many programs on it. */
+  readonly profile: TuningProfile
   /** All settings, as they were parsed. */
   readonly settings: BoxSettings
 }
@@ -38,7 +41,7 @@ export type RawFlags = Readonly<Record<string, string | boolean | undefined>>
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** Flags win over settings. Throws BAD_ARGUMENT. */
-export function parseBoxConfig(flags: RawFlags, given: GivenSettings, workingDirectory: string): BoxConfig {
+export function parseBoxConfig(flags: RawFlags, given: GivenSettings, workingDirectory: string, profile: TuningProfile = 'development'): BoxConfig {
   const settings = parseSettings({ ...given, ...fromFlags(flags) })
   checkTogether(settings)
   const { data, database, tables, quicPort, noCdc, tier } = settings
@@ -53,6 +56,7 @@ export function parseBoxConfig(flags: RawFlags, given: GivenSettings, workingDir
     json: settings.json,
     postgresBinDir: settings.postgresBinDir,
     pgbouncer: settings.pgbouncer,
+    profile,
     settings,
   }
 }

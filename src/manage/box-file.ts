@@ -2,9 +2,12 @@
 import { join } from 'node:path'
 import { BeyondError } from '../errors.ts'
 import { readIfThere, writeFileAtomic } from './atomic-file.ts'
+import type { Tier } from './settings.ts'
 
 export type BoxFile = {
   readonly version: 1
+  /** What it was when it became ready; missing in files of version 0.1. */
+  readonly tier?: Tier
   readonly postgres: { readonly socketDir: string; readonly port: number }
   readonly pooler: { readonly host: string; readonly port: number }
   /** Null when the box streams no changes. */
@@ -14,6 +17,8 @@ export type BoxFile = {
   readonly database: string
   /** Folder of the password files, which only the owner of the box can read. */
   readonly secrets: string
+  /** What is wrong and did not keep the box from starting, a sentence each. */
+  readonly problems?: readonly string[]
 }
 
 export function writeBoxFile(path: string, box: BoxFile): void {

@@ -29,19 +29,20 @@ export function openBoxLog(options: { json: boolean; terminal: Output; directory
 
 /** All that the box itself says; of its children only that they are ready and what needs attention. */
 export function readable(line: string): string {
-  const { level, time, msg, err, missing, child, childPid, path, lastLine } = JSON.parse(line) as Record<string, unknown> & {
+  const { level, time, msg, err, missing, child, childPid, path, lastLine, step, reason } = JSON.parse(line) as Record<string, unknown> & {
     level: number
     time: number
     err?: { message?: string }
   }
   const isChatter = child !== undefined && level < WARN && msg !== 'ready'
-  if (isChatter) return ''
+  if (isChatter || (step !== undefined && level < WARN)) return ''
   const clock = new Date(time).toTimeString().slice(0, 8)
   const mark = level > WARN ? 'ERROR ' : level === WARN ? 'warning: ' : ''
   const more = [
     err?.message ? `: ${err.message}` : '',
     Array.isArray(missing) ? `: ${missing.join(', ')}` : '',
     typeof lastLine === 'string' ? `: ${lastLine}` : '',
+    typeof reason === 'string' ? `: ${reason}` : '',
     typeof path === 'string' ? ` (${path})` : '',
     level >= WARN && childPid !== undefined ? ` (process ${String(childPid)})` : '',
   ]

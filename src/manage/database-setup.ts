@@ -9,33 +9,92 @@ import type { CdcConfig } from './box-config.ts'
 import { type DatabaseAddress, sqlStateOf, withDatabase } from './database-client.ts'
 import { scramVerifier, verifierMatches } from './scram.ts'
 import type { Passwords } from './secrets.ts'
+import type { DatabaseSetting, ExtensionSetting, RoleAttribute, RoleSetting } from './settings.ts'
 import type { TableName, TableSelection } from './table-selection.ts'
 
 export const PUBLICATION = 'beyond'
 
 const STATEMENT_MS = 60_000
 const ATTRIBUTES = {
-  beyond_pooler: 'LOGIN NOSUPERUSER NOREPLICATION',
-  beyond_cdc: 'LOGIN NOSUPERUSER REPLICATION',
+  // Made by initdb. Where the database is another box's, a promoted replica's or a restored one's, it takes our password here.
+  beyond_admin: { sql: 'LOGIN SUPERUSER REPLICATION', superuser: true, replication: true },
+  beyond_pooler: { sql: 'LOGIN NOSUPERUSER NOREPLICATION', superuser: false, replication: false },
+  beyond_cdc: { sql: 'LOGIN NOSUPERUSER REPLICATION', superuser: false, replication: true },
 } as const
 
 export type SetupOptions = {
   readonly address: Pick<DatabaseAddress, 'host' | 'port'>
   readonly passwords: Passwords
   readonly cdc: CdcConfig | undefined
+  readonly roles?: readonly RoleSetting[]
+  readonly databases?: readonly DatabaseSetting[]
   readonly logger: Logger
 }
 
-export async function setUpDatabase({ address, passwords, cdc, logger }: SetupOptions): Promise<void> {
+/** Returns what was missing and is there now. */
+export async function setUpDatabase({ address, passwords, cdc, roles = [], databases = [], logger }: SetupOptions): Promise<readonly string[]> {
+  const did: string[] = []
   const admin = { ...address, user: 'beyond_admin', password: passwords.beyond_admin, database: 'postgres' }
   await withAdmin(admin, async (client) => {
-    await ensureSuperuser(client, passwords.postgres)
-    for (const role of ['beyond_pooler', 'beyond_cdc'] as const) await ensureRole(client, role, passwords[role])
-    await ensureLookup(client)
-    if (cdc) await ensureDatabase(client, cdc.database, logger)
+    const superuser = roles.find(({ name }) => name === 'postgres')
+    did.push(...(await ensureSuperuser(client, superuser?.verifier ?? scramVerifier(passwords.postgres))))
+    for (const role of ['beyond_admin', 'beyond_pooler', 'beyond_cdc'] as const) did.push(...(await ensureRole(client, role, passwords[role])))
+    for (const role of roles) did.push(...(await ensureWantedRole(client, role)))
+    did.push(...(await ensureLookup(client)))
+    for (const database of databases) did.push(...(await ensureDatabase(client, database, logger)))
+    if (cdc) {
+      did.push(...(await ensureDatabase(client, { name: cdc.database, owner: 'postgres' }, logger)))
+      await ensureCdcMayConnect(client, cdc.database)
+    }
   })
-  if (!cdc) return
-  await withAdmin({ ...admin, database: cdc.database }, (client) => ensurePublication(client, cdc.tables, logger))
+  if (cdc) await withAdmin({ ...admin, database: cdc.database }, (client) => ensurePublication(client, cdc.tables, logger))
+  return did
+}
+
+export type ExtensionOptions = {
+  readonly address: Pick<DatabaseAddress, 'host' | 'port'>
+  readonly passwords: Passwords
+  readonly wanted: readonly ExtensionSetting[]
+  /** Where one goes that names no database. */
+  readonly databases: readonly string[]
+  /** By the control files that lie beside Postgres. */
+  readonly installed: ReadonlySet<string>
+}
+
+/** Makes those that are installed, and brings those of an older image up to date. One that fails is a problem of its own. */
+export async function ensureExtensions({ address, passwords, wanted, databases, installed }: ExtensionOptions): Promise<{ did: string[]; problems: string[] }> {
+  const did: string[] = []
+  const problems: string[] = []
+  const targets = wanted.flatMap(({ name, database }) => (database === undefined ? databases : [database]).map((target) => ({ name, target })))
+  for (const { name, target } of targets) {
+    if (!installed.has(name)) {
+      problems.push(`Extension ${name} is not installed beside Postgres: take it out of BEYOND_PG_EXTENSIONS, or use an image that has it.`)
+      continue
+    }
+    try {
+      const admin = { ...address, user: 'beyond_admin', password: passwords.beyond_admin, database: target }
+      await withAdmin(admin, async (client) => void did.push(...(await ensureExtension(client, name, target))))
+    } catch (error) {
+      problems.push(`Extension ${name} could not be made in database ${target}: ${(error as Error).message}.`)
+    }
+  }
+  return { did, problems: [...new Set(problems)] }
+}
+
+async function ensureExtension(client: Client, name: string, database: string): Promise<readonly string[]> {
+  const found = await client.query<{ installed: string | null; available: string }>(
+    'SELECT installed_version AS installed, default_version AS available FROM pg_available_extensions WHERE name = $1',
+    [name],
+  )
+  const [version] = found.rows
+  if (version?.installed === null) {
+    // Its objects go where people look for them, not into the pg_catalog of our own search path.
+    await client.query(`SET search_path = public, pg_catalog; CREATE EXTENSION ${id(name)} CASCADE; SET search_path = pg_catalog`)
+    return [`made extension ${name} in ${database}`]
+  }
+  if (version === undefined || version.installed === version.available) return []
+  await client.query(`ALTER EXTENSION ${id(name)} UPDATE`)
+  return [`updated extension ${name} in ${database} from ${version.installed} to ${version.available}`]
 }
 
 async function withAdmin(admin: DatabaseAddress, work: (client: Client) => Promise<void>): Promise<void> {
@@ -53,22 +112,48 @@ async function withAdmin(admin: DatabaseAddress, work: (client: Client) => Promi
 }
 
 /** The superuser for people. Made once; its password is theirs to change. */
-async function ensureSuperuser(client: Client, password: string): Promise<void> {
+async function ensureSuperuser(client: Client, verifier: string): Promise<readonly string[]> {
   const found = await client.query("SELECT FROM pg_roles WHERE rolname = 'postgres'")
-  if (found.rowCount) return
-  await client.query(`CREATE ROLE postgres LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS PASSWORD ${literal(scramVerifier(password))}`)
+  if (found.rowCount) return []
+  await client.query(`CREATE ROLE postgres LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS PASSWORD ${literal(verifier)}`)
+  return ['made role postgres']
 }
 
-async function ensureRole(client: Client, role: keyof typeof ATTRIBUTES, password: string): Promise<void> {
+const SQL_ATTRIBUTES: Readonly<Record<RoleAttribute, string>> = {
+  replication: 'REPLICATION',
+  createdb: 'CREATEDB',
+  createrole: 'CREATEROLE',
+  bypassrls: 'BYPASSRLS',
+  superuser: 'SUPERUSER',
+}
+
+/** A role of the settings: its verifier is set at every start, its attributes are added and never taken away. */
+async function ensureWantedRole(client: Client, { name, attributes, verifier }: RoleSetting): Promise<readonly string[]> {
+  const found = await client.query<{ rolpassword: string | null; rolcanlogin: boolean; has: RoleAttribute[] }>(
+    `SELECT rolpassword, rolcanlogin, array_remove(ARRAY[CASE WHEN rolreplication THEN 'replication' END, CASE WHEN rolcreatedb THEN 'createdb' END,
+       CASE WHEN rolcreaterole THEN 'createrole' END, CASE WHEN rolbypassrls THEN 'bypassrls' END, CASE WHEN rolsuper THEN 'superuser' END], NULL) AS has
+     FROM pg_authid WHERE rolname = $1`,
+    [name],
+  )
+  const [row] = found.rows
+  if (row?.rolcanlogin && row.rolpassword === verifier && attributes.every((attribute) => row.has.includes(attribute))) return []
+  const wanted = attributes.map((attribute) => SQL_ATTRIBUTES[attribute]).join(' ')
+  await client.query(`${row ? 'ALTER' : 'CREATE'} ROLE ${id(name)} LOGIN ${wanted} PASSWORD ${literal(verifier)}`)
+  return [`${row ? 'changed' : 'made'} role ${name}`]
+}
+
+async function ensureRole(client: Client, role: keyof typeof ATTRIBUTES, password: string): Promise<readonly string[]> {
   const found = await client.query<{ rolpassword: string | null; rolsuper: boolean; rolreplication: boolean; rolcanlogin: boolean }>(
     'SELECT rolpassword, rolsuper, rolreplication, rolcanlogin FROM pg_authid WHERE rolname = $1',
     [role],
   )
   const [row] = found.rows
-  const isRight = row?.rolcanlogin && !row.rolsuper && row.rolreplication === (role === 'beyond_cdc') && verifierMatches(row.rolpassword, password)
-  if (isRight) return
+  const { superuser, replication } = ATTRIBUTES[role]
+  const isRight = row?.rolcanlogin && row.rolsuper === superuser && row.rolreplication === replication && verifierMatches(row.rolpassword, password)
+  if (isRight) return []
   const verb = row ? 'ALTER' : 'CREATE'
-  await client.query(`${verb} ROLE ${id(role)} ${ATTRIBUTES[role]} PASSWORD ${literal(scramVerifier(password))} VALID UNTIL 'infinity'`)
+  await client.query(`${verb} ROLE ${id(role)} ${ATTRIBUTES[role].sql} PASSWORD ${literal(scramVerifier(password))} VALID UNTIL 'infinity'`)
+  return [`${row ? 'changed' : 'made'} role ${role}`]
 }
 
 /** Roles that are only for the inside of the box don't log in through the pool. */
@@ -78,14 +163,14 @@ const LOOKUP_BODY = `
   WHERE rolname = wanted AND rolcanlogin AND rolname NOT IN ('beyond_admin', 'beyond_cdc')
 `
 
-async function ensureLookup(client: Client): Promise<void> {
+async function ensureLookup(client: Client): Promise<readonly string[]> {
   const found = await client.query(
     `SELECT FROM pg_proc WHERE oid = to_regprocedure('beyond_pooler.lookup(text)') AND prosrc = $1 AND prosecdef
      AND proowner = 'beyond_admin'::regrole AND has_function_privilege('beyond_pooler', oid, 'execute')
      AND has_schema_privilege('beyond_pooler', pronamespace, 'usage') AND has_database_privilege('beyond_pooler', 'postgres', 'connect')`,
     [LOOKUP_BODY],
   )
-  if (found.rowCount) return
+  if (found.rowCount) return []
   await client.query(`
     BEGIN;
     CREATE SCHEMA IF NOT EXISTS beyond_pooler;
@@ -100,14 +185,18 @@ async function ensureLookup(client: Client): Promise<void> {
     GRANT EXECUTE ON FUNCTION beyond_pooler.lookup(text) TO beyond_pooler;
     GRANT CONNECT ON DATABASE postgres TO beyond_pooler;
     COMMIT;`)
+  return ["made PgBouncer's lookup function"]
 }
 
-async function ensureDatabase(client: Client, database: string, logger: Logger): Promise<void> {
-  const found = await client.query('SELECT FROM pg_database WHERE datname = $1', [database])
-  if (!found.rowCount) {
-    logger.info({ database }, 'creating the database')
-    await client.query(`CREATE DATABASE ${id(database)} OWNER postgres`)
-  }
+async function ensureDatabase(client: Client, { name, owner }: DatabaseSetting, logger: Logger): Promise<readonly string[]> {
+  const found = await client.query('SELECT FROM pg_database WHERE datname = $1', [name])
+  if (found.rowCount) return []
+  logger.info({ database: name }, 'creating the database')
+  await client.query(`CREATE DATABASE ${id(name)} OWNER ${id(owner)}`)
+  return [`made database ${name}`]
+}
+
+async function ensureCdcMayConnect(client: Client, database: string): Promise<void> {
   const granted = await client.query("SELECT FROM pg_database WHERE datname = $1 AND has_database_privilege('beyond_cdc', oid, 'connect')", [database])
   if (!granted.rowCount) await client.query(`GRANT CONNECT ON DATABASE ${id(database)} TO beyond_cdc`)
 }

@@ -5,7 +5,7 @@
  * pass through (0710): what root reads and writes (config, secrets, records, logs) can then not be swapped for links by a
  * database superuser, who is as good as that account. The account owns its own folders: postgres, sockets, cdc.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { chmodSync, chownSync, existsSync, lchownSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
@@ -16,7 +16,8 @@ import type { TlsPaths } from './tls-files.ts'
 
 /** The longest path of a Unix socket, in bytes: sun_path less its closing zero. */
 const SOCKET_PATH_MAX = 107
-const LONGEST_SOCKET_NAME = '/.s.PGSQL.65535'
+/** Of the last worker of PgBouncer, which has a folder of its own. */
+const LONGEST_SOCKET_NAME = '/64/.s.PGSQL.65535'
 /** Where root keeps the data of a checkout that its account can't reach, /root for instance. */
 const ROOT_DATA = '/var/lib/beyond-pg'
 
@@ -39,13 +40,35 @@ export type Layout = {
   readonly tls: string
   readonly tlsFiles: TlsPaths
   readonly log: string
+  /** Folders of scripts that run at moments of the box's life. */
+  readonly hooks: string
   readonly run: string
   readonly sockets: string
   readonly lock: string
   readonly boxFile: string
 }
 
-export type Marker = { readonly version: 1; readonly initialized: boolean }
+export type Marker = {
+  readonly version: 1
+  readonly initialized: boolean
+  /** Tells this volume from others: a replica's slot on its primary is named by it. A fork takes one of its own. */
+  readonly id?: string
+}
+
+/** What opening would do, found without doing it. */
+export type LayoutLook = { readonly layout: Layout; readonly missing: readonly string[] }
+
+/** Reads only; refuses what `openLayout` refuses, as far as that shows. */
+export function lookAtLayout(wanted: string): LayoutLook {
+  const exists = existsSync(wanted)
+  if (!exists && lstatSync(wanted, { throwIfNoEntry: false })) throw danglingLink(wanted)
+  const root = exists ? realpathSync(wanted) : wanted
+  if (exists) checkRoot(root)
+  const layout = describe(root, currentAccount(lstatSync(join(root, 'postgres'), { throwIfNoEntry: false })?.uid))
+  if (!exists) return { layout, missing: [root] }
+  if (readIfThere(layout.marker) === undefined) checkEmpty(root, layout.marker)
+  return { layout, missing: directoriesOf(layout).filter((directory) => !isRight(directory)).map(({ path }) => path) }
+}
 
 /**
  * Makes or recognises the data directory. Never touches one that is not ours.
@@ -58,20 +81,17 @@ export function openLayout(wanted: string, options: { isDefault: boolean; explai
     mkdirSync(dirname(path), { recursive: true, mode: 0o755 }) // the account passes through these
     mkdirSync(path, { mode: 0o700 })
   }
-  if (!existsSync(path)) throw refused(path, `${path} is a link to a directory that is gone: put that back, or remove the link.`)
+  if (!existsSync(path)) throw danglingLink(path)
   const root = realpathSync(path)
-  const stats = lstatSync(root)
-  if (!stats.isDirectory()) throw refused(root, `${root} is not a directory: choose another one with --data.`)
-  const ourUid = process.getuid?.() ?? 0
+  checkRoot(root)
   const marker = join(root, 'beyond-pg.json')
-  if (stats.uid !== ourUid) {
-    throw refused(root, `${root} belongs to another account (uid ${stats.uid}): start as that account, or choose another directory with --data.`)
+  if (readIfThere(marker) === undefined) {
+    checkEmpty(root, marker)
+    writeFirstMarker(marker)
   }
-  refuseForeign(root, marker)
-  const postgres = join(root, 'postgres')
-  const account = currentAccount(lstatSync(postgres, { throwIfNoEntry: false })?.uid)
+  const account = currentAccount(lstatSync(join(root, 'postgres'), { throwIfNoEntry: false })?.uid)
   const layout = describe(root, account)
-  makeDirectories(layout)
+  for (const directory of directoriesOf(layout)) makeDirectory(directory)
   const blocked = firstUnreachable(account, 'x', withAncestors(root))
   if (blocked !== undefined) {
     throw new BeyondError(
@@ -81,6 +101,14 @@ export function openLayout(wanted: string, options: { isDefault: boolean; explai
     )
   }
   return layout
+}
+
+function checkRoot(root: string): void {
+  const stats = lstatSync(root)
+  if (!stats.isDirectory()) throw refused(root, `${root} is not a directory: choose another one with --data.`)
+  if (stats.uid !== (process.getuid?.() ?? 0)) {
+    throw refused(root, `${root} belongs to another account (uid ${stats.uid}): start as that account, or choose another directory with --data.`)
+  }
 }
 
 /** What the marker says; undefined for a directory in which nothing was started yet. */
@@ -118,6 +146,7 @@ function describe(root: string, account: Account): Layout {
       clientKey: join(tls, 'client.key'),
     },
     log: below('log'),
+    hooks: below('hooks'),
     run: below('run'),
     sockets: socketDirectory(root, account),
     lock: below('run', 'lock'),
@@ -125,20 +154,30 @@ function describe(root: string, account: Account): Layout {
   }
 }
 
-function makeDirectories(layout: Layout): void {
+type Directory = { readonly path: string; readonly mode: number; readonly owner?: Owner }
+
+function directoriesOf(layout: Layout): readonly Directory[] {
   const { accountOwner, account } = layout
   const passage = accountOwner ? { mode: 0o710, owner: { uid: 0, gid: account.gid } } : { mode: 0o700 }
   const theirs = accountOwner ? { mode: 0o700, owner: accountOwner } : { mode: 0o700 }
-  makeDirectory(layout.root, passage)
-  for (const path of [layout.config, layout.pooler, layout.secrets, layout.tls, layout.run]) makeDirectory(path, passage)
-  makeDirectory(layout.confD, { ...passage, mode: accountOwner ? 0o750 : 0o700 }) // include_dir lists it
-  makeDirectory(layout.log, { mode: 0o700 })
-  makeDirectory(layout.sockets, theirs)
-  makeDirectory(layout.cdc, theirs)
+  return [
+    { path: layout.root, ...passage },
+    ...[layout.config, layout.pooler, layout.secrets, layout.tls, layout.run].map((path) => ({ path, ...passage })),
+    { path: layout.confD, ...passage, mode: accountOwner ? 0o750 : 0o700 }, // include_dir lists it
+    { path: layout.log, mode: 0o700 },
+    { path: layout.hooks, mode: 0o700 },
+    { path: layout.sockets, ...theirs },
+    { path: layout.cdc, ...theirs },
+  ]
+}
+
+function isRight({ path, mode, owner }: Directory): boolean {
+  const stats = lstatSync(path, { throwIfNoEntry: false })
+  return stats !== undefined && stats.isDirectory() && (stats.mode & 0o7777) === mode && (!owner || (stats.uid === owner.uid && stats.gid === owner.gid))
 }
 
 /** Makes the folder, or checks that what is there is one; mode and owner as wanted afterwards. */
-function makeDirectory(path: string, { mode, owner }: { mode: number; owner?: Owner }): void {
+function makeDirectory({ path, mode, owner }: Directory): void {
   if (!lstatSync(path, { throwIfNoEntry: false })) mkdirSync(path, { mode: 0o700 })
   const stats = lstatSync(path)
   const ourUid = process.getuid?.() ?? 0
@@ -172,17 +211,19 @@ export function giveTree(path: string, owner: Owner): void {
   lchownSync(path, owner.uid, owner.gid)
 }
 
-function refuseForeign(root: string, marker: string): void {
-  if (readIfThere(marker) !== undefined) return
+function checkEmpty(root: string, marker: string): void {
   const harmless = (name: string): boolean => name === 'lost+found' || name === basename(marker) + TEMPORARY_SUFFIX
   const names = readdirSync(root).filter((name) => !harmless(name))
-  if (names.length === 0) return writeFirstMarker(marker)
+  if (names.length === 0) return
   const what = names.includes('PG_VERSION') ? 'a data directory of Postgres, not of a box' : 'not empty and not the data directory of a box'
   throw refused(root, `${root} is ${what}: nothing in it was touched; choose another directory with --data.`)
 }
 
+export const newVolumeId = (): string => randomBytes(4).toString('hex')
+
 function writeFirstMarker(marker: string): void {
-  writeFileAtomic(marker, `${JSON.stringify({ version: 1, initialized: false } satisfies Marker)}\n`, { mode: 0o600 })
+  const first: Marker = { version: 1, initialized: false, id: newVolumeId() }
+  writeFileAtomic(marker, `${JSON.stringify(first)}\n`, { mode: 0o600 })
 }
 
 /**
@@ -203,3 +244,4 @@ function reachableDefault(wanted: string, explain: (text: string) => void): stri
 }
 
 const refused = (path: string, message: string): BeyondError => new BeyondError('DATA_DIRECTORY', message, { facts: { path } })
+const danglingLink = (path: string): BeyondError => refused(path, `${path} is a link to a directory that is gone: put that back, or remove the link.`)

@@ -38,9 +38,61 @@ export function imageSettings({ port, socketDirectory, hbaFile, identFile }: Ima
   }
 }
 
+/** The layers that the box writes; all else in conf.d is the user's. */
+export const OWN_LAYERS: readonly string[] = ['00-image.conf', '01-tuning.conf', '02-durability.conf', '03-replication.conf']
+export const USER_LAYER = '99-user.conf'
+
+const HEAD = '# Written by beyond-pg at every start. Your settings belong in conf.d/99-user.conf.'
+
 /** The main file: nothing but the layers. */
 export function mainConfig(): string {
-  return `# Written by beyond-pg at every start. Your settings belong in conf.d/99-user.conf.\ninclude_dir 'conf.d'\n`
+  return `${HEAD}\ninclude_dir 'conf.d'\n`
+}
+
+/** The main file while the user's settings can't be used. */
+export function ownLayersConfig(): string {
+  return [HEAD, '# 99-user.conf is left out: Postgres does not start with it.', ...OWN_LAYERS.map((name) => `include_if_exists 'conf.d/${name}'`), ''].join('\n')
+}
+
+/** What is promised about a commit, and what is spared where nothing is promised. */
+export function durabilitySettings({ ephemeral }: { ephemeral: boolean }): Settings {
+  // Always with fsync and full_page_writes: the volume of an ephemeral box is snapshotted and forked, and must be whole.
+  return { fsync: true, full_page_writes: true, synchronous_commit: ephemeral ? 'off' : 'on' }
+}
+
+export type ReplicationOptions = {
+  /** Of the volume that holds pg_wal, in bytes. */
+  readonly volumeBytes: number
+  readonly replica:
+    | {
+        /** Without its password. */
+        readonly conninfo: string
+        readonly slot: string
+        /** What the primary has: Postgres does not replay with less. */
+        readonly primaryLimits: Settings
+      }
+    | undefined
+}
+
+const MB = 1024 * 1024
+
+/** Slots, and for a replica where its WAL comes from. */
+export function replicationSettings({ volumeBytes, replica }: ReplicationOptions): Settings {
+  return {
+    // A slot that nobody reads must not fill the volume: beyond this it is given up, not the database.
+    max_slot_wal_keep_size: `${Math.max(512, Math.floor(volumeBytes / 3 / MB))}MB`,
+    hot_standby: true,
+    ...(replica
+      ? {
+          primary_conninfo: replica.conninfo,
+          primary_slot_name: replica.slot,
+          hot_standby_feedback: true,
+          wal_receiver_status_interval: '1s',
+          wal_receiver_timeout: '20s',
+          ...replica.primaryLimits,
+        }
+      : {}),
+  }
 }
 
 export function userConfig(): string {
@@ -53,8 +105,13 @@ export function renderSettings(title: string, settings: Settings): string {
   return [`# ${title}`, '# Written by beyond-pg at every start; your settings belong in 99-user.conf.', ...lines, ''].join('\n')
 }
 
-/** Passwords everywhere, on sockets and loopback too: no line trusts anybody. */
-export function hbaConfig(): string {
+export type PeerAccount = { readonly system: string; readonly role: string }
+
+/**
+ * Passwords everywhere, on sockets and loopback too: no line trusts anybody. The box itself comes in as what the kernel says it is,
+ * so that it gets into a database whose passwords are another box's: a replica's, a restored one's.
+ */
+export function hbaConfig(peers: readonly PeerAccount[] = []): string {
   const rows = [
     ['local', 'all', 'all', ''],
     ['local', 'replication', 'all', ''],
@@ -63,9 +120,17 @@ export function hbaConfig(): string {
   ]
   return [
     '# Written by beyond-pg at every start.',
+    ...[...new Set(peers.map(({ role }) => role))].map((role) => `local\tall\t${role}\t\tpeer map=${PEER_MAP}`),
     ...rows.map(([type, database, user, address]) => `${type}\t${database}\t${user}\t${address}\tscram-sha-256`),
     '',
   ].join('\n')
+}
+
+const PEER_MAP = 'box'
+
+/** Which account of this machine is which role. */
+export function identConfig(peers: readonly PeerAccount[]): string {
+  return ['# Written by beyond-pg at every start.', ...peers.map(({ system, role }) => `${PEER_MAP}\t${system}\t${role}`), ''].join('\n')
 }
 
 function settingText(value: string | number | boolean): string {

@@ -13,6 +13,21 @@ import { tellsDiskFull } from './log-line.ts'
 import { POSTGRES_MAJOR } from './programs.ts'
 import { scramVerifier } from './scram.ts'
 
+export type PostgresDataPlan = 'adopt' | 'make'
+
+/** What `ensurePostgresData` would do. Reads only; throws where nothing may be done. */
+export function planPostgresData(layout: Layout): PostgresDataPlan {
+  if (lstatSync(layout.postgres, { throwIfNoEntry: false })) {
+    checkPostgresData(layout)
+    return 'adopt'
+  }
+  if (!readMarker(layout)?.initialized) return 'make'
+  throw refused(
+    layout.postgres,
+    `${layout.postgres} is gone, and a database was there before: mount the volume or put the directory back; nothing was made in its place.`,
+  )
+}
+
 export type PostgresDataOptions = {
   readonly layout: Layout
   readonly initdb: string
@@ -25,21 +40,23 @@ export type PostgresDataOptions = {
 /** Afterwards `layout.postgres` is a complete data directory of our version. */
 export async function ensurePostgresData(options: PostgresDataOptions): Promise<void> {
   const { layout, logger } = options
-  if (existsSync(layout.postgresUnfinished)) {
-    logger.warn({ path: layout.postgresUnfinished }, 'removing what an interrupted initdb left')
-    rmSync(layout.postgresUnfinished, { recursive: true, force: true })
-  }
-  if (lstatSync(layout.postgres, { throwIfNoEntry: false })) {
-    checkPostgresData(layout)
-  } else if (readMarker(layout)?.initialized) {
-    throw refused(
-      layout.postgres,
-      `${layout.postgres} is gone, and a database was there before: mount the volume or put the directory back; nothing was made in its place.`,
-    )
-  } else {
+  if (planPostgresData(layout) === 'make') {
+    removeUnfinished(layout, logger)
     await initialize(options)
   }
-  writeMarker(layout, { version: 1, initialized: true })
+  markInitialized(layout)
+}
+
+/** What an interrupted initdb or base backup left. */
+export function removeUnfinished(layout: Layout, logger: Logger): void {
+  if (!existsSync(layout.postgresUnfinished)) return
+  logger.warn({ path: layout.postgresUnfinished }, 'removing what an interrupted initdb or base backup left')
+  rmSync(layout.postgresUnfinished, { recursive: true, force: true })
+}
+
+/** From now on a missing data directory is a loss, not a first start. */
+export function markInitialized(layout: Layout): void {
+  writeMarker(layout, { ...readMarker(layout), version: 1, initialized: true })
 }
 
 function checkPostgresData({ postgres, account }: Layout): void {
@@ -106,15 +123,17 @@ async function initialize({ layout, initdb, environment, adminPassword, logger, 
     const why = lines.findLast((line) => /error|fatal/i.test(line)) ?? lines.at(-1) ?? ''
     throw new BeyondError('CHILD_FAILED', `initdb ended with ${describeExit(exit)}: ${why}`)
   }
-  for (const name of ['postgresql.conf', 'pg_hba.conf', 'pg_ident.conf']) {
-    const path = join(unfinished, name)
-    writeFileAtomic(path, `# Not used: this box is configured in ${layout.config}; your settings belong in its conf.d/99-user.conf.\n`, {
-      mode: 0o600,
-      owner,
-    })
-  }
+  writeDataStubs(unfinished, layout)
   renameSync(unfinished, layout.postgres) // initdb has fsynced all below
   syncDirectory(layout.root)
+}
+
+/** Postgres is configured outside of its data directory; what lies in it says so to whoever looks there. */
+export function writeDataStubs(directory: string, { config, accountOwner: owner }: Layout): void {
+  for (const name of ['postgresql.conf', 'pg_hba.conf', 'pg_ident.conf']) {
+    const text = `# Not used: this box is configured in ${config}; your settings belong in its conf.d/99-user.conf.\n`
+    writeFileAtomic(join(directory, name), text, { mode: 0o600, owner })
+  }
 }
 
 const refused = (path: string, message: string): BeyondError => new BeyondError('DATA_DIRECTORY', message, { facts: { path } })

@@ -7,7 +7,8 @@ import { join } from 'node:path'
 import { BeyondError } from '../errors.ts'
 import { type Owner, readIfThere, writeFileAtomic } from './atomic-file.ts'
 
-export type Role = 'postgres' | 'beyond_admin' | 'beyond_pooler' | 'beyond_cdc'
+export const ROLES = ['postgres', 'beyond_admin', 'beyond_pooler', 'beyond_cdc'] as const
+export type Role = (typeof ROLES)[number]
 export type Passwords = Readonly<Record<Role, string>>
 
 export const passwordFile = (directory: string, role: Role): string => join(directory, role)

@@ -175,6 +175,15 @@ export const boxSettings = {
     parse: plainText,
   }),
   port: define<number>({ ...PORT, flag: '--port <port>', env: 'BEYOND_PG_PORT', fallback: 5432, about: 'port of PgBouncer, where clients connect' }),
+  poolerWorkers: define<number | undefined>({
+    env: 'BEYOND_PG_POOLER_WORKERS',
+    type: 'a number from 1 to 64',
+    fallback: undefined,
+    otherwise: 'up to 4, and never more than there are processors',
+    need: 'box',
+    about: 'PgBouncer processes at most; one runs always, others come and go with the load',
+    parse: integer(1, 64),
+  }),
   postgresPort: define<number>({
     ...PORT,
     flag: '--postgres-port <port>',

@@ -34,6 +34,15 @@ export type TlsOptions = {
   readonly now: Date
 }
 
+/** What `ensureTlsFiles` would make. Reads only. */
+export function tlsFilesToMake({ paths, serverNames, now }: TlsOptions): readonly string[] {
+  if (readIfThere(paths.ca) === undefined) return ['authority', 'server', 'client']
+  const ca = readCertificate(paths.ca)
+  const server = reasonToRenew(readIfThere(paths.serverCertificate), readIfThere(paths.serverKey), ca, serverNames, now)
+  const client = reasonToRenew(readIfThere(paths.clientCertificate), readIfThere(paths.clientKey), ca, [], now)
+  return [...(server === undefined ? [] : ['server']), ...(client === undefined ? [] : ['client'])]
+}
+
 /** Makes what is missing or must be renewed; returns the names of what was made. */
 export async function ensureTlsFiles({ paths, serverNames, serverOwner, now }: TlsOptions): Promise<readonly string[]> {
   const made: string[] = []

@@ -18,6 +18,7 @@ test('defaults are those of the manual', () => {
     json: false,
     postgresBinDir: undefined,
     pgbouncer: undefined,
+    profile: 'development',
   })
 })
 

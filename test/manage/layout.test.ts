@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { BeyondError } from '../../src/errors.ts'
-import { openLayout, readMarker, removeTemporarySockets, writeMarker } from '../../src/manage/layout.ts'
+import { lookAtLayout, openLayout, readMarker, removeTemporarySockets, writeMarker } from '../../src/manage/layout.ts'
 
 const options = { isDefault: false, explain: () => undefined }
 
@@ -18,7 +18,10 @@ function folder(t: TestContext): string {
 test('makes its folders once, for nobody else', (t) => {
   const path = join(folder(t), 'deep/er')
   const layout = openLayout(path, options)
-  assert.deepEqual(readMarker(layout), { version: 1, initialized: false })
+  const { id, ...marker } = readMarker(layout) ?? {}
+  assert.deepEqual(marker, { version: 1, initialized: false })
+  assert.match(id ?? '', /^[0-9a-f]{8}$/)
+  assert.deepEqual(lookAtLayout(path), { layout, missing: [] })
   for (const name of ['', 'secrets', 'tls', 'log', 'config', 'run', 'cdc', 'run/sockets']) assert.equal(statSync(join(path, name)).mode & 0o007, 0, name)
   for (const name of ['postgres', 'box.json']) assert.ok(!existsSync(join(path, name)))
   writeMarker(layout, { version: 1, initialized: true })
