@@ -1,16 +1,20 @@
-/** The three children of a box: how each is started, when it serves, how it ends. */
+/** The children of a box: how each is started, when it serves, how it ends. */
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { codes } from '../errors.ts'
 import { type Account, firstUnreachable, withAncestors } from './account.ts'
-import { type BoxConfig, type CdcConfig, localAddress } from './box-config.ts'
+import { readIfThere, writeFileAtomic } from './atomic-file.ts'
+import type { BoxConfig, CdcConfig } from './box-config.ts'
 import { type DatabaseAddress, sqlStateOf, withDatabase } from './database-client.ts'
 import { PUBLICATION } from './database-setup.ts'
 import type { Layout } from './layout.ts'
-import { clearTheWay } from './leftovers.ts'
+import { clearTheWay, type Leftovers } from './leftovers.ts'
 import { holdsUdpPort } from './listening.ts'
 import { ownLine, pgbouncerLine, postgresLine } from './log-line.ts'
+import { workerConfig } from './pgbouncer-config.ts'
+import { PoolerWorkers, workerName } from './pooler-workers.ts'
 import type { Programs } from './programs.ts'
 import { passwordFile, type Passwords } from './secrets.ts'
 import type { ChildSpec } from './supervised-child.ts'
@@ -57,28 +61,62 @@ export function postgresChild({ config, layout, programs, passwords, environment
   }
 }
 
-export function poolerChild({ config, layout, programs, passwords, environment }: BoxParts, iniFile: string, ca: string): ChildSpec {
-  // Through the pooler's own login and the lookup that all others depend on.
-  const host = localAddress(config.listen)
-  const address = { host, port: config.poolerPort, user: 'beyond_pooler', password: passwords.beyond_pooler, database: 'postgres', ca }
+/** Running transactions may finish, then at once. */
+export const poolerStopSteps = [
+  { signal: 'SIGINT', withinMs: 3_000 },
+  { signal: 'SIGQUIT', withinMs: 2_000 },
+] as const
+
+/** One worker of PgBouncer, reached over its own Unix socket: on the port any of them may answer. */
+export function poolerChild(
+  { config, programs, passwords, environment, layout }: BoxParts,
+  worker: { readonly name: string; readonly iniFile: string; readonly socketDirectory: string },
+): ChildSpec {
+  const address = { host: worker.socketDirectory, port: config.poolerPort, user: 'beyond_pooler', password: passwords.beyond_pooler }
   return {
-    name: 'pgbouncer',
+    name: worker.name,
     program: programs.pgbouncer,
-    args: [iniFile],
+    args: [worker.iniFile],
     environment,
     account: layout.account,
     interpret: pgbouncerLine,
-    settings: `${config.listen}:${config.poolerPort} ${layout.sockets}`,
+    settings: `${config.listen}:${config.poolerPort} ${worker.socketDirectory} so_reuseport`,
     reloadSignal: 'SIGHUP',
-    ready: (_process, signal) => untilAnswered(address, signal, () => false, "SELECT FROM beyond_pooler.lookup('beyond_pooler')"),
+    ready: async ({ adopted }, signal) => {
+      if (adopted) await resume(address)
+      // Through the pooler's own login and the lookup that all others depend on.
+      await untilAnswered({ ...address, database: 'postgres' }, signal, () => false, "SELECT FROM beyond_pooler.lookup('beyond_pooler')")
+    },
     readyWithinMs: 60_000,
-    // Running transactions may finish, then at once.
-    stopSteps: [
-      { signal: 'SIGINT', withinMs: 3_000 },
-      { signal: 'SIGQUIT', withinMs: 2_000 },
-    ],
+    stopSteps: poolerStopSteps,
     hurrySignal: 'SIGKILL',
   }
+}
+
+/** An earlier supervisor may have been killed while it held the queries back. */
+async function resume(address: Omit<DatabaseAddress, 'database'>): Promise<void> {
+  await withDatabase({ ...address, database: 'pgbouncer' }, QUERY_MS, (client) => client.query('RESUME')).catch(() => undefined) // it was not paused
+}
+
+/** All workers of PgBouncer. `iniFile` is what they share. */
+export function poolerWorkers(parts: BoxParts, options: { iniFile: string; most: number; clientsEach: number; leftovers: Leftovers }): PoolerWorkers {
+  const { layout, config, logger } = parts
+  const { iniFile, most } = options
+  const socketDirectoryOf = (number: number): string => (number === 1 ? layout.sockets : join(layout.sockets, String(number)))
+  const iniFileOf = (number: number): string => join(layout.pooler, `pgbouncer-${number}.ini`)
+  const socketDirectories = Array.from({ length: most }, (_value, at) => socketDirectoryOf(at + 1))
+  return new PoolerWorkers({
+    ...options,
+    specOf: (number) => poolerChild(parts, { name: workerName(number), iniFile: iniFileOf(number), socketDirectory: socketDirectoryOf(number) }),
+    socketDirectoryOf,
+    socketOwner: layout.accountOwner,
+    writeConfig: (number) => {
+      const access = layout.account.separate ? { mode: 0o640, owner: { uid: 0, gid: layout.account.gid } } : { mode: 0o600 }
+      writeFileAtomic(iniFileOf(number), workerConfig({ number, socketDirectories, port: config.poolerPort, shared: readIfThere(iniFile) ?? '' }), access)
+    },
+    runDirectory: layout.run,
+    logger,
+  })
 }
 
 export function cdcChild(parts: BoxParts, cdc: CdcConfig, account: Account | undefined): ChildSpec {

@@ -1,5 +1,5 @@
 /**
- * PgBouncer's config file, as text. Any role logs in to any database: PgBouncer asks Postgres for the role's SCRAM verifier,
+ * PgBouncer's config files, as text: what all workers share, and what each has besides. Any role logs in to any database: PgBouncer asks Postgres for the role's SCRAM verifier,
  * and logs in to Postgres with the keys that it saw in the client's own login.
  * Source: https://www.pgbouncer.org/config.html
  */
@@ -15,6 +15,8 @@ export type PoolerOptions = {
   readonly key: string
   readonly maxConnections: number
   readonly openFiles: number
+  /** Workers that may run at once: each has its share of the connections to Postgres. One by default. */
+  readonly workers?: number
 }
 
 /** Connections of Postgres that the pools leave to the superuser, CDC and replication. */
@@ -22,11 +24,12 @@ const RESERVED_CONNECTIONS = 20
 const MAX_CLIENTS = 1000
 
 export function poolerConfig(options: PoolerOptions): string {
-  const poolSize = Math.max(5, Math.floor((options.maxConnections - RESERVED_CONNECTIONS) / 4))
+  const share = Math.max(1, Math.floor((options.maxConnections - RESERVED_CONNECTIONS) / (options.workers ?? 1)))
+  const poolSize = Math.min(share, Math.max(5, Math.floor(share / 4)))
   const settings: Record<string, string | number> = {
     listen_addr: options.listen,
     listen_port: options.port,
-    unix_socket_dir: options.socketDirectory,
+    so_reuseport: 1,
     pool_mode: 'transaction',
     max_prepared_statements: 200,
     auth_type: 'scram-sha-256',
@@ -42,7 +45,7 @@ export function poolerConfig(options: PoolerOptions): string {
     client_tls_key_file: options.key,
     max_client_conn: maxClients(options),
     default_pool_size: poolSize,
-    max_db_connections: options.maxConnections - RESERVED_CONNECTIONS,
+    max_db_connections: share,
     // A restart of Postgres takes a second, not the fifteen that a failed login is remembered by default.
     server_login_retry: 1,
     query_wait_timeout: 60,
@@ -59,6 +62,31 @@ export function poolerConfig(options: PoolerOptions): string {
     `* = host=${options.socketDirectory} port=${options.postgresPort}`,
     '[pgbouncer]',
     ...Object.entries(settings).map(([name, value]) => `${name} = ${value}`),
+    '',
+  ].join('\n')
+}
+
+export type WorkerOptions = {
+  /** Counted from 1. */
+  readonly number: number
+  /** The folder of the Unix socket of each worker that may ever run, in their order. */
+  readonly socketDirectories: readonly string[]
+  readonly port: number
+  /** What all workers share: the text of `poolerConfig`. */
+  readonly shared: string
+}
+
+/**
+ * A cancel request names the worker that it is for by its number, and goes there over that one's Unix socket. One whole file: a section
+ * that is opened again, after %include for instance, falls back to defaults.
+ */
+export function workerConfig({ number, socketDirectories, port, shared }: WorkerOptions): string {
+  return [
+    shared.trimEnd(), // its last section is [pgbouncer]
+    `peer_id = ${number}`,
+    `unix_socket_dir = ${socketDirectories[number - 1]}`,
+    '[peers]',
+    ...socketDirectories.map((directory, at) => `${at + 1} = host=${directory} port=${port}`),
     '',
   ].join('\n')
 }

@@ -28,6 +28,13 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return { pid, startTime: stat.startTime, bootId: readProc('/proc/sys/kernel/random/boot_id')?.trim() ?? '' }
 }
 
+/** Processor time that it has used so far. Source: proc_pid_stat(5), fields 14 and 15; a clock tick is 10 ms on every Linux that Node runs on. */
+export function cpuSeconds(pid: number): number | undefined {
+  const line = readProc(`/proc/${pid}/stat`)
+  const fields = line?.slice(line.lastIndexOf(')') + 2).split(' ')
+  return fields && (Number(fields[11]) + Number(fields[12])) / 100
+}
+
 export function isAlive(process: ProcessIdentity): boolean {
   const now = identify(process.pid)
   return now !== undefined && now.startTime === process.startTime && now.bootId === process.bootId

@@ -68,8 +68,8 @@ export class SupervisedChild {
   readonly #spec: ChildSpec
   readonly #surroundings: Surroundings
   readonly #logger: Logger
-  readonly #output: ChildOutput
   readonly #stopping = new AbortController()
+  #opened: ChildOutput | undefined
   #survivor: ProcessRecord | undefined
   #state: ChildState = { status: 'waiting' }
   #loop: Promise<void> | undefined
@@ -87,11 +87,14 @@ export class SupervisedChild {
     this.#surroundings = surroundings
     this.#survivor = surroundings.survivor
     this.#logger = surroundings.logger.child({ child: spec.name })
-    this.#output = new ChildOutput(outputFile(surroundings.runDirectory, spec.name), (line) => this.#onLine(line))
   }
 
   get name(): string {
     return this.#spec.name
+  }
+
+  get stopSteps(): readonly StopStep[] {
+    return this.#spec.stopSteps
   }
 
   get state(): ChildState {
@@ -151,7 +154,7 @@ export class SupervisedChild {
     const survivor = this.#takeSurvivor()
     if (survivor) await this.#end(survivor, hurry)
     this.#state = { status: 'stopped' }
-    this.#output[Symbol.dispose]()
+    this.#opened?.[Symbol.dispose]()
   }
 
   /** Tells it to finish by itself, and waits until it has, or until `enough`; it is not started again. `stop` has to follow. */
@@ -167,7 +170,7 @@ export class SupervisedChild {
   /** Lets it run on without us, for the supervisor that comes after this one. */
   release(): void {
     this.#released = true
-    this.#output[Symbol.dispose]()
+    this.#opened?.[Symbol.dispose]()
   }
 
   async #keepRunning(): Promise<void> {
@@ -238,6 +241,12 @@ export class SupervisedChild {
     await this.#spec.prepare?.(signal)
     if (signal.aborted || this.#released) return undefined
     return new ChildProcess(this.#spec, this.#surroundings.runDirectory, { output: this.#output, fingerprint: this.#fingerprint() })
+  }
+
+  /** Opened with the first use: two readers would take lines from each other. */
+  get #output(): ChildOutput {
+    const { runDirectory } = this.#surroundings
+    return (this.#opened ??= new ChildOutput(outputFile(runDirectory, this.#spec.name), (line) => this.#onLine(line)))
   }
 
   #onLine(line: string): void {
