@@ -44,10 +44,18 @@ export class ChildOutput implements Disposable {
     this.#socket.unref()
   }
 
-  /** Standard output and standard error of a child that is started; to be closed when it has been. */
+  /** Standard output and standard error of a child that is started; `handedOver` has to follow. */
   openForChild(): number {
     this.#lastLines = []
     return openSync(this.#path, FLAGS)
+  }
+
+  /**
+   * Once the child has started. The runtime makes standard streams blocking for the programs that it starts; a pipe that is opened by
+   * the runtime itself is made non-blocking, and that holds for all who share the descriptor.
+   */
+  handedOver(fd: number): void {
+    new Socket({ fd, readable: false, writable: true }).on('error', () => undefined).destroy() // closes it
   }
 
   /** What was printed last, at most twenty lines. */

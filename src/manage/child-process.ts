@@ -4,7 +4,7 @@
  * With an output of its own it can live on without us; without one its output ends with us.
  */
 import { spawn, type ChildProcess as NodeChild } from 'node:child_process'
-import { closeSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Account } from './account.ts'
@@ -60,7 +60,7 @@ export class ChildProcess implements RunningProcess {
         ...(account?.separate ? { uid: account.uid, gid: account.gid } : {}),
       })
     } finally {
-      if (typeof pipe === 'number') closeSync(pipe)
+      if (typeof pipe === 'number') this.#output?.handedOver(pipe)
     }
     if (this.#child.pid !== undefined) writeRecord(runDirectory, command.name, this.#child.pid, survival && { fingerprint: survival.fingerprint })
     if ('onLine' in hears) for (const stream of ['stdout', 'stderr'] as const) this.#hear(stream, hears.onLine)

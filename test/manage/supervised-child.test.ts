@@ -217,3 +217,16 @@ test('a supervisor that is stopped before it starts anything ends what it was to
   await second.stop(never)
   assert.equal(isAlive(survivor), false)
 })
+
+test('a child that floods its pipe while nobody reads is not held up', async (t) => {
+  const first = shell(t, 'echo ready; read -r _ < "$GO"; seq 1 200000 2>/dev/null; echo done > "$GO.done"; exec sleep 600')
+  const go = join(first.runDirectory, 'go')
+  spawnSync('mkfifo', [go])
+  const spec = { ...first.spec, environment: { ...first.spec.environment, GO: go } }
+  const child = new SupervisedChild(spec, { runDirectory: first.runDirectory, logger: pino({ level: 'silent' }) })
+  await child.start()
+  child.release()
+  writeFileSync(go, '\n')
+  await until(() => existsSync(`${go}.done`), 10_000)
+  process.kill(readRecord(first.runDirectory, 'test')?.pid ?? 0, 'SIGKILL')
+})
