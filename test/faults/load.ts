@@ -82,9 +82,9 @@ export class Load {
     const near = () => 1_000_000_000 * (writer + 1) + random.integer(Math.max(0, k - 200), k) * 10_000
     for (let i = 0; i < statements; i++) {
       const what = random.next()
-      if (what < 0.01)
+      if (what < 0.004)
         await run(`INSERT INTO item SELECT $1::bigint + g, 0, repeat(md5(g::text), 40) FROM generate_series(100, 2500) g`, [fresh() + i])
-      else if (what < 0.03) await run(`INSERT INTO item VALUES ($1, 0, 'large', repeat(md5($1::text), $2))`, [fresh() + i, random.integer(100, 60_000)])
+      else if (what < 0.01) await run(`INSERT INTO item VALUES ($1, 0, 'large', repeat(md5($1::text), $2))`, [fresh() + i, random.integer(100, 60_000)])
       else if (what < 0.4) await run(`INSERT INTO item SELECT $1::bigint + g, 0, 'row ' || g FROM generate_series(0, $2) g`, [fresh() + i * 10, random.integer(0, 4)])
       else if (what < 0.5) await run(`INSERT INTO whole VALUES ($1, 0, repeat(md5($1::text), 80), random(), clock_timestamp())`, [fresh() + i])
       else if (what < 0.65) await run(`UPDATE item SET n = n + 1, body = 'again' WHERE id BETWEEN $1 AND $1 + 9`, [near()])
