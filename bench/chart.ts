@@ -147,7 +147,7 @@ function latencyPanel(report: Report): Panel | undefined {
       parts.push(`<polyline class="line ${colour}" points="${values.map((value, column) => `${x(column).toFixed(1)},${y(value).toFixed(1)}`).join(' ')}"/>`)
       for (const [column, value] of values.entries()) {
         const others = here.filter((other) => other !== one).map(({ fromSend }) => [fromSend.p50, fromSend.p99, fromSend.p999, fromSend.max][column])
-        const below = others.some((other) => other > value)
+        const below = others.some((other) => other > value) && y(value) < bottom - 24
         parts.push(`<circle class="${colour}" cx="${x(column).toFixed(1)}" cy="${y(value).toFixed(1)}" r="4"/>`)
         parts.push(text(x(column), y(value) + (below ? 18 : -9), number(value), 'quiet', 'middle'))
       }

@@ -12,8 +12,8 @@ const FULL_BYTES = 8 * 1024
 /** What is above this when the load ends keeps on gathering for so long as it takes to leak. */
 const MAX_BYTES = 2 * FULL_BYTES
 /**
- * A read of so much was worth its cost: the next one follows at once. A Unix socket holds no more than some 280 small messages
- * (each is charged 768 bytes against net.core.wmem_default); when it is full the walsender waits for us.
+ * A read of so much was worth its cost: the next one follows at once. A Unix socket holds few small messages (by estimate
+ * 280: each is charged a whole kernel buffer against net.core.wmem_default); when it is full the walsender waits for us.
  */
 const LARGE_BYTES = 12 * 1024
 export class ReadPace {
