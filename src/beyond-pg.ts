@@ -63,6 +63,9 @@ async function readConfig(flags: BoxFlags, signal: AbortSignal, profile: TuningP
 /** Runs that were well for so long are begun anew after a fault of ours; shorter ones would only fault again. */
 const STABLE_MS = 60_000
 
+/** How often the metadata service or the file is read again. */
+const WATCH_SETTINGS_MS = 30_000
+
 async function startBox(flags: BoxFlags, profile: TuningProfile): Promise<void> {
   const { stop, hurry, requestStop } = stopSignals(process)
   const config = await readConfig(flags, stop, profile)
@@ -89,6 +92,8 @@ async function startBox(flags: BoxFlags, profile: TuningProfile): Promise<void> 
       hurry,
       handOver: handOver.signal,
       environment: process.env,
+      readConfig: () => readConfig(flags, stop, profile),
+      watchMs: flags.settings === 'environment' ? undefined : WATCH_SETTINGS_MS,
       onReady: (ready) => {
         readyAt = performance.now()
         const place = { workingDirectory: process.cwd(), isDefaultDataDir: isDefaultDataDir(ready.layout.root) }

@@ -77,7 +77,8 @@ function fromFlags(flags: RawFlags): GivenSettings {
   )
 }
 
-function checkTogether(settings: BoxSettings): void {
+/** What concerns more than one setting. Throws BAD_ARGUMENT. */
+export function checkTogether(settings: BoxSettings): void {
   const { tier, primaryConninfo, walSink, ephemeral, pitrTarget, port, postgresPort } = settings
   const key = (name: SettingName): string => boxSettings[name].env
   if (port === postgresPort) {

@@ -4,15 +4,17 @@
  */
 import type { Logger } from 'pino'
 import type { BoxConfig } from './box-config.ts'
-import { type BoxFile } from './box-file.ts'
+import { type BoxFile, writeBoxFile } from './box-file.ts'
 import { formatPlan, type OnStep, planSteps, takeSteps } from './boot.ts'
 import { removeRecord } from './child-process.ts'
+import { EarlyLogger } from './early-logger.ts'
 import { runHooks } from './hooks.ts'
 import { type Layout, lookAtLayout, removeTemporarySockets } from './layout.ts'
 import type { Programs } from './programs.ts'
+import { reloadBox, type Reloaded, watchSettings } from './reload.ts'
 import { pgpassFile } from './secrets.ts'
+import { describeBox } from './steps/box-file.ts'
 import { type Boot, given } from './steps/step.ts'
-import { EarlyLogger } from './early-logger.ts'
 import { SupervisedChild } from './supervised-child.ts'
 
 export type BoxSurroundings = {
@@ -26,6 +28,10 @@ export type BoxSurroundings = {
   readonly handOver: AbortSignal
   readonly environment: Readonly<Record<string, string | undefined>>
   readonly onReady: (ready: ReadyBox) => void
+  /** Reads and checks the settings again. */
+  readonly readConfig?: () => Promise<BoxConfig>
+  /** How often they are read again by themselves, milliseconds; undefined: only when asked. */
+  readonly watchMs?: number | undefined
   /** Called around each step of the boot. */
   readonly onStep?: OnStep
 }
@@ -39,13 +45,16 @@ export type ReadyBox = {
   readonly cdcProblem: string | undefined
   /** What else is wrong and did not stop the boot. */
   readonly problems: readonly string[]
+  /** Reads the settings again and takes over what needs no restart. Throws BAD_ARGUMENT, and changes nothing, when one is wrong. */
+  readonly reload: () => Promise<Reloaded>
 }
 
 /**
  * Brings the box up, keeps it up until `stop`, and leaves no process behind, unless it is handed over. Throws BeyondError when it
  * can't be brought up.
  */
-export async function runBox(config: BoxConfig, { openLog, stop, hurry, handOver, environment, onReady, onStep }: BoxSurroundings): Promise<'stopped' | 'handed-over'> {
+export async function runBox(config: BoxConfig, surroundings: BoxSurroundings): Promise<'stopped' | 'handed-over'> {
+  const { openLog, stop, hurry, handOver, environment, onReady, onStep } = surroundings
   await using locks = new AsyncDisposableStack()
   await using children = new AsyncDisposableStack() // stops them in the opposite order, before the lock goes
   const early = new EarlyLogger()
@@ -74,20 +83,43 @@ export async function runBox(config: BoxConfig, { openLog, stop, hurry, handOver
 
   const { layout, logger } = boot
   const box = given(boot.box, 'box.json')
-  onReady({ layout, programs: given(boot.programs, 'the programs'), box, pgpass: pgpassFile(layout.secrets), cdcProblem: await boot.cdcProblem, problems: boot.problems })
-  await untilAborted(AbortSignal.any([stop, handOver]))
+  const programs = given(boot.programs, 'the programs')
+  const enough = AbortSignal.any([stop, handOver])
+  const reload = oneAtATime(() => reloadNow(boot, surroundings))
+  onReady({ layout, programs, box, pgpass: pgpassFile(layout.secrets), cdcProblem: await boot.cdcProblem, problems: boot.problems, reload })
+  const { readConfig, watchMs } = surroundings
+  if (readConfig && watchMs !== undefined) void watchSettings({ readConfig, reload, current: () => boot.config.settings, logger, signal: enough, everyMs: watchMs })
+  await untilAborted(enough)
   if (!stop.aborted) {
+    await boot.retuner?.[Symbol.asyncDispose]() // nothing is held back while nobody is there to let it go
     for (const child of Object.values(boot.children)) child?.release()
     logger.info('handing over')
     return 'handed-over'
   }
   logger.info('stopping')
-  await runHooks('pre-stop', { config, layout, environment: boot.childEnvironment, logger, signal: hurry }).catch(() => undefined) // cut short
+  await runHooks('pre-stop', { config: boot.config, layout, environment: boot.childEnvironment, logger, signal: hurry }).catch(() => undefined) // cut short
   await children.disposeAsync()
   removeTemporarySockets(layout)
   removeRecord(layout.run, 'supervisor')
   logger.info('stopped')
   return 'stopped'
+}
+
+async function reloadNow(boot: Boot, { readConfig }: BoxSurroundings): Promise<Reloaded> {
+  const reloaded = await reloadBox(boot, (await readConfig?.()) ?? boot.config)
+  boot.box = describeBox(boot.config, boot.layout, boot.problems)
+  writeBoxFile(boot.layout.boxFile, boot.box)
+  boot.logger.info({ applied: reloaded.applied, waiting: reloaded.waiting }, 'settings read again')
+  return reloaded
+}
+
+function oneAtATime<T>(work: () => Promise<T>): () => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve()
+  return () => {
+    const next = last.then(work, work)
+    last = next.catch(() => undefined)
+    return next
+  }
 }
 
 /** What `runBox` would do, as text, and nothing done. */

@@ -1,7 +1,7 @@
 /** Every config file of Postgres and PgBouncer: what it should say, computed first; what differs, written beside and renamed. */
 import { spawnSync } from 'node:child_process'
 import { existsSync, lstatSync, statfsSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { readIfThere, writeFileAtomic } from '../atomic-file.ts'
 import { primaryConninfo, replicaPassfile, replicaSlot } from '../base-backup.ts'
 import { cdcAccount } from '../box-children.ts'
@@ -22,7 +22,7 @@ import {
   USER_LAYER,
   userConfig,
 } from '../postgres-config.ts'
-import { planTuning, settingsOf, type Tuning } from '../tuning.ts'
+import { planTuning, settingsOf, type Tuning, type TuningInput } from '../tuning.ts'
 import { UserLayer } from '../user-layer.ts'
 import { type Boot, given, nothing, type Plan, type Step, will } from './step.ts'
 
@@ -42,7 +42,12 @@ export const accessRules: Step = {
 
 export const configLayers: Step = {
   name: 'config layers',
-  look: (boot) => planFiles(boot.layout, layerFiles(boot)),
+  look: (boot) => layersOf(boot, []),
+}
+
+/** All layers but those that are left as they are. */
+export function layersOf(boot: Boot, without: readonly string[]): Plan {
+  return planFiles(boot.layout, layerFiles(boot).filter(({ path }) => !without.includes(basename(path))))
 }
 
 /** The files of conf.d, and the main one that names them, unless another is there that the user layer has to judge. */
@@ -64,7 +69,7 @@ export function layerFiles(boot: Boot): readonly File[] {
   const passfile = replica && conninfo ? replicaPassfile(layout, conninfo) : undefined
   return [
     layer('00-image.conf', 'What the box relies on.', image),
-    layer('01-tuning.conf', 'From the memory and processors of this machine: beyond-pg tune --explain.', settingsOf(boxTuning(boot))),
+    tuningFile(layout, settingsOf(boxTuning(boot))),
     layer('02-durability.conf', ephemeral ? 'The volume may be lost: commits do not wait for it.' : 'Commits wait for the disk.', durabilitySettings({ ephemeral })),
     layer('03-replication.conf', replica ? 'A replica.' : 'A primary.', replicationSettings({ volumeBytes: volumeBytes(layout), replica })),
     ...(passfile ? [{ ...passfile, access: { mode: 0o600, owner: layout.accountOwner } }] : []),
@@ -98,7 +103,7 @@ export const poolerFiles: Step = {
       authFile,
       certificate: layout.tlsFiles.serverCertificate,
       key: layout.tlsFiles.serverKey,
-      maxConnections: boxTuning(boot).maxConnections,
+      maxConnections: boot.retuner?.maxConnections ?? boxTuning(boot).maxConnections,
       openFiles: readMachine().openFiles,
       workers: poolerSize(boot).most,
     })
@@ -141,13 +146,24 @@ export function configAccess({ account }: Layout): { mode: number; owner: { uid:
   return account.separate ? { mode: 0o640, owner: { uid: 0, gid: account.gid } } : { mode: 0o600, owner: undefined }
 }
 
-/** How Postgres is tuned here: from the machine, the settings and, for a replica, what its primary has. */
+export function tuningFile(layout: Layout, settings: Settings): File {
+  const title = 'From the memory and processors of this machine: beyond-pg tune --explain.'
+  return { path: join(layout.confD, '01-tuning.conf'), content: renderSettings(title, settings) }
+}
+
+/** How Postgres is tuned here. */
 export function boxTuning(boot: Pick<Boot, 'config' | 'layout' | 'programs'>): Tuning {
+  return planTuning(tuningInput(boot))
+}
+
+/** The machine as it is now, the settings and, for a replica, what its primary has. */
+export function tuningInput(boot: Pick<Boot, 'config' | 'layout' | 'programs'>): TuningInput {
   const { config, layout } = boot
   const { memoryMb, tier, ephemeral } = config.settings
   const limits = tier === 'replica' ? primaryLimits(boot) : {}
   const primary = { maxConnections: Number(limits['max_connections'] ?? 0), maxWorkerProcesses: Number(limits['max_worker_processes'] ?? 0) }
-  return planTuning({ ...readMachine({ memoryMb }), profile: config.profile, tier, ephemeral, volumeBytes: volumeBytes(layout), primary })
+  const { memoryBytes, memoryIsGiven, cpus } = readMachine({ memoryMb })
+  return { memoryBytes, memoryIsGiven, cpus, profile: config.profile, tier, ephemeral, volumeBytes: volumeBytes(layout), primary }
 }
 
 /** Of the file system that the data directory lies on, or will. */

@@ -12,6 +12,7 @@ import type { PoolerWorkers } from '../pooler-workers.ts'
 import type { Programs } from '../programs.ts'
 import type { Passwords } from '../secrets.ts'
 import type { Leftovers } from '../leftovers.ts'
+import type { Retuner } from '../retune.ts'
 import type { ChildSpec, SupervisedChild } from '../supervised-child.ts'
 import type { UserLayer } from '../user-layer.ts'
 
@@ -34,7 +35,8 @@ export const will = (says: string, act: NonNullable<Plan['act']>): Plan => ({ sa
 
 /** What steps share. Those that run early fill in what later ones need; a dry run fills in only what it can read. */
 export type Boot = {
-  readonly config: BoxConfig
+  /** A reload takes another one. */
+  config: BoxConfig
   /** As it is planned until the first step has made it. */
   layout: Layout
   logger: Logger
@@ -53,6 +55,8 @@ export type Boot = {
   children: { postgres?: SupervisedChild; pooler?: PoolerWorkers; cdc?: SupervisedChild | undefined }
   /** Why changes don't stream, when they should and don't; settles when that is known. */
   cdcProblem?: Promise<string | undefined> | undefined
+  /** Tunes Postgres while it runs. */
+  retuner?: Retuner
   /** What box.json says, once all serves. */
   box?: BoxFile
   /** Supervises it from here on; children end in the opposite order. */
