@@ -8,8 +8,10 @@ import { accessRules, changeLogOwner, configLayers, poolerFiles, userSettings } 
 import { dataDirectory, earlierProcesses, lock, volume } from './steps/data-directory.ts'
 import { extensions, rolesAndDatabases } from './steps/database.ts'
 import { postStartHooks, preStartHooks } from './steps/hooks.ts'
+import { managementSocket } from './steps/management.ts'
 import { postgresData } from './steps/postgres-data.ts'
 import { certificates, passwords } from './steps/secrets.ts'
+import { retuning } from './steps/retuning.ts'
 import type { Boot, Step } from './steps/step.ts'
 import { ports, programs } from './steps/surroundings.ts'
 
@@ -17,6 +19,7 @@ export const bootSteps: readonly Step[] = [
   volume, //            the one that was promised, mounted
   dataDirectory, //     ours, with its folders
   lock, //              one box per directory
+  managementSocket, //  from here on the boot can be watched
   programs, //          Postgres 18 and PgBouncer
   earlierProcesses, //  what a killed supervisor left running
   ports, //             free, or our own children's
@@ -35,6 +38,7 @@ export const bootSteps: readonly Step[] = [
   extensions,
   changeStream, //      starts while PgBouncer does
   pooler, //            from here on clients get in
+  retuning, //          memory and processors are watched
   boxFile, //           where tools find all this
   postStartHooks,
 ]

@@ -40,6 +40,17 @@ export class PoolerConsole {
     }
   }
 
+  /** Whether somebody holds queries back, an operator for instance. */
+  async isPaused(): Promise<boolean> {
+    const clients = await this.#connect({ query_timeout: ANSWER_MS })
+    try {
+      const states = await Promise.all(clients.map((client) => client.query<{ key: string; value: string }>('SHOW STATE')))
+      return states.some(({ rows }) => rows.some(({ key, value }) => key === 'paused' && value === 'yes'))
+    } finally {
+      await close(clients)
+    }
+  }
+
   /** Lets all queries go. Harmless where nothing is paused. Rejects while a worker can't be reached. */
   async resume(): Promise<void> {
     const clients = await this.#connect({ query_timeout: ANSWER_MS })

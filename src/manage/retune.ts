@@ -28,10 +28,12 @@ export type RetuneOptions = {
   /** Resolves when Postgres serves again; rejects when it does not start. */
   readonly restart: () => Promise<void>
   readonly pooler: {
+    /** By somebody else. */
+    readonly isPaused: () => Promise<boolean>
     readonly pause: (withinMs: number, signal: AbortSignal) => Promise<boolean>
     readonly resume: () => Promise<void>
-    /** While paused, with a new max_connections. */
-    readonly resize: (maxConnections: number) => Promise<void>
+    /** While paused, with another `maxConnections`. */
+    readonly resize: () => Promise<void>
   }
   /** As a superuser, past the pooler. */
   readonly database: DatabaseAddress
@@ -90,6 +92,11 @@ export class Retuner {
     this.#options = options
     this.#applied = options.applied
     this.#inForce = settingsOf(planTuning(options.applied))
+  }
+
+  /** As Postgres was started with, by our file; while it is paused for a restart, as it will be. */
+  get maxConnections(): number {
+    return Number(this.#inForce['max_connections'])
   }
 
   /** The last retune that did something, or tried to. */
@@ -222,7 +229,8 @@ export class Retuner {
 
   /** What a restart would break, or wait for: looked at before anybody is held up. */
   async #obstacle(): Promise<string | undefined> {
-    const { database, pauseMs = PAUSE_MS } = this.#options
+    const { database, pooler, pauseMs = PAUSE_MS } = this.#options
+    if (await pooler.isPaused()) return 'somebody has paused PgBouncer'
     const { rows } = await withDatabase(database, QUERY_MS, (client) =>
       client.query<{ transactions: number; longest: number; backups: number }>(OBSTACLES, [pauseMs]),
     )
@@ -256,7 +264,8 @@ export class Retuner {
         await unlessAborted(signal, restart())
         return report('rolled-back', { reason, stallMs: since(pausedAt) })
       }
-      if (settings['max_connections'] !== former['max_connections']) await pooler.resize(wanted.maxConnections)
+      this.#inForce = settings
+      if (settings['max_connections'] !== former['max_connections']) await pooler.resize()
     } finally {
       await letGo(pooler)
     }

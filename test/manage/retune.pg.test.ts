@@ -64,6 +64,20 @@ describe('a running Postgres is tuned anew', () => {
     assert.equal(await box.show('shared_buffers'), '512MB')
   })
 
+  test('a pooler that somebody has paused stays paused', async () => {
+    await using retuner = box.retuner()
+    const { restarts } = box.counts
+    assert.equal(await box.console.pause(5_000, new AbortController().signal), true)
+    box.machine = machine(4096, 4)
+    const { outcome, reason } = await retuner.retune()
+    assert.deepEqual([outcome, reason], ['postponed', 'somebody has paused PgBouncer'])
+    assert.equal(await box.console.isPaused(), true)
+    await box.console.resume()
+    box.machine = machine(2048, 4)
+    assert.equal((await retuner.retune()).outcome, 'reloaded')
+    assert.equal(box.counts.restarts, restarts)
+  })
+
   test('what Postgres would not take is refused before anybody is held up', async () => {
     await using retuner = box.retuner()
     const { restarts } = box.counts

@@ -119,6 +119,7 @@ export async function startRetuned(): Promise<Retuned> {
           return postgres.restart()
         },
         pooler: {
+          isPaused: () => console.isPaused(),
           pause: (withinMs, signal) => console.pause(withinMs, signal),
           resume: () => console.resume(),
           resize: async () => void counts.resizes++,
