@@ -14,7 +14,7 @@ import type { Boot, Step } from './steps/step.ts'
 export type Reloaded = {
   /** In force from now on. */
   readonly applied: readonly SettingChange[]
-  /** Not in force before the restart that each names. */
+  /** Not in force before the restart that each names. One of Postgres alone comes by itself, from who watches the machine. */
   readonly waiting: readonly SettingChange[]
   /** What is wrong now and stopped nothing. */
   readonly problems: readonly string[]
@@ -27,7 +27,7 @@ const STEPS: readonly Step[] = [accessRules, { name: 'config layers', look: (boo
 export async function reloadBox(boot: Boot, next: BoxConfig): Promise<Reloaded> {
   const changes = changedSettings(boot.config.settings, next.settings)
   const applied = changes.filter(({ need }) => need === 'live')
-  const settings = onlyLive(boot.config.settings, next.settings)
+  const settings = takenOver(boot.config.settings, next.settings)
   checkTogether(settings)
   const { cdc } = boot.config
   boot.config = { ...boot.config, settings, cdc: cdc && { ...cdc, tables: settings.tables } }
@@ -49,9 +49,10 @@ async function readFilesAgain({ userLayer, children, stop, problems }: Boot): Pr
   children.pooler?.reload()
 }
 
-function onlyLive(before: BoxSettings, after: BoxSettings): BoxSettings {
+/** All but what waits for a restart of the box. */
+function takenOver(before: BoxSettings, after: BoxSettings): BoxSettings {
   const names = Object.keys(boxSettings) as SettingName[]
-  return Object.fromEntries(names.map((name) => [name, boxSettings[name].need === 'live' ? after[name] : before[name]])) as BoxSettings
+  return Object.fromEntries(names.map((name) => [name, boxSettings[name].need === 'box' ? before[name] : after[name]])) as BoxSettings
 }
 
 export type WatchOptions = {
@@ -74,7 +75,7 @@ export async function watchSettings({ readConfig, reload, current, logger, signa
     try {
       const changes = changedSettings(current(), (await readConfig()).settings)
       const fingerprint = JSON.stringify(changes)
-      if (changes.some(({ need }) => need === 'live')) await reload()
+      if (changes.some(({ need }) => need !== 'box')) await reload()
       else if (changes.length > 0 && fingerprint !== told) logger.warn({ changes }, 'settings have changed that wait for a restart')
       told = fingerprint
     } catch (error) {
