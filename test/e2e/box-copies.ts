@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import type { TestCdc } from '../support/cdc.ts'
 import type { TestPostgres } from '../support/postgres.ts'
 
-export type Part = 'data' | 'cdc'
+export type Part = 'data' | 'data/pg_replslot' | 'cdc'
 const BOTH: readonly Part[] = ['data', 'cdc']
 
 export class BoxCopies {
