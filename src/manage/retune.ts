@@ -58,6 +58,13 @@ export type RetuneReport = {
   readonly stallMs?: number
 }
 
+export type HugePages = {
+  /** Whether the memory that Postgres shares lies in huge pages. */
+  readonly status: 'on' | 'off' | 'unknown'
+  /** How many of them it needs; -1 where the kernel has none. */
+  readonly pages: number
+}
+
 type Report = (outcome: RetuneOutcome, more?: { readonly reason?: string; readonly stallMs?: number }) => RetuneReport
 
 const POLL_MS = 10_000
@@ -108,6 +115,14 @@ export class Retuner {
   async preview(): Promise<Pick<RetuneReport, 'before' | 'after' | 'changed'>> {
     const after = await this.#options.read()
     return { before: this.#applied, after, changed: differences(this.#inForce, planTuning(after)) }
+  }
+
+  /** Asked of Postgres itself, which knows what all that it shares adds up to. */
+  async hugePages(): Promise<HugePages> {
+    const { rows } = await withDatabase(this.#options.database, QUERY_MS, (client) =>
+      client.query<HugePages>("SELECT current_setting('huge_pages_status') AS status, current_setting('shared_memory_size_in_huge_pages')::int AS pages"),
+    )
+    return rows[0]
   }
 
   /** Looks at the machine from now on, until it is disposed of. */

@@ -1,6 +1,6 @@
 /** A box that takes what its machine gives it now: the volume grown, Postgres tuned anew. What it was before, what it is now. */
 import type { Logger } from 'pino'
-import type { Retuner, RetuneReport } from './retune.ts'
+import type { HugePages, Retuner, RetuneReport } from './retune.ts'
 import { canGrow, growVolume, readVolume, type Volume } from './volume.ts'
 
 export type VolumeReport = {
@@ -20,6 +20,7 @@ export type ScaleReport = Omit<RetuneReport, 'outcome'> & {
   /** `planned`: nothing was done, since nothing was to be. */
   readonly outcome: RetuneReport['outcome'] | 'planned'
   readonly volume: VolumeReport
+  readonly hugePages: HugePages
 }
 
 export type ScaleOptions = {
@@ -36,10 +37,11 @@ export async function scaleBox(options: ScaleOptions, { dryRun, signal }: { dryR
   const { retuner, folder } = options
   if (dryRun) {
     const volume = readVolume(folder)
-    return { ...(await retuner.preview()), outcome: 'planned', volume: volumeReport(volume, volume) }
+    return { ...(await retuner.preview()), outcome: 'planned', volume: volumeReport(volume, volume), hugePages: await retuner.hugePages() }
   }
   const volume = await growIfLarger(options, signal)
-  return { ...(await retuner.retune()), volume }
+  const report = await retuner.retune()
+  return { ...report, volume, hugePages: await retuner.hugePages() }
 }
 
 /** Grows the file system when its device has grown. What keeps it from growing is a problem of the report, and stops nothing else. */
