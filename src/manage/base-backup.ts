@@ -3,7 +3,7 @@
  * of Postgres, so that a connection string means here what it means in primary_conninfo. The password is in a file, never an argument.
  * Source: https://www.postgresql.org/docs/18/app-pgbasebackup.html
  */
-import { existsSync, renameSync, rmSync } from 'node:fs'
+import { chownSync, mkdirSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Logger } from 'pino'
 import { BeyondError } from '../errors.ts'
@@ -63,6 +63,8 @@ export async function copyPrimary({ layout, programs, conninfo, environment, log
   }
   logger.info({ path: layout.postgres, slot }, 'copying the primary')
   await run('pg_receivewal', ['--create-slot', '--if-not-exists', '--slot', slot])
+  mkdirSync(unfinished, { mode: 0o700 }) // the account may make nothing beside it
+  if (owner) chownSync(unfinished, owner.uid, owner.gid)
   try {
     await run('pg_basebackup', ['-D', unfinished, '--wal-method', 'stream', '--slot', slot, '--checkpoint', 'fast'])
   } catch (error) {
@@ -73,7 +75,6 @@ export async function copyPrimary({ layout, programs, conninfo, environment, log
   for (const name of ['standby.signal', 'recovery.signal', 'postmaster.pid']) rmSync(join(unfinished, name), { force: true })
   writeDataStubs(unfinished, layout)
   writeFileAtomic(join(unfinished, 'standby.signal'), '', { mode: 0o600, owner })
-  if (!existsSync(join(unfinished, 'standby.signal'))) throw new BeyondError('INTERNAL', 'The copy of the primary has no standby.signal.')
   renameSync(unfinished, layout.postgres) // pg_basebackup has fsynced all below
   syncDirectory(layout.root)
 }

@@ -60,6 +60,8 @@ export function poolerConfig(options: PoolerOptions): string {
     '; Written by beyond-pg at every start.',
     '[databases]',
     `* = host=${options.socketDirectory} port=${options.postgresPort}`,
+    // What replicas and sinks call the database they need none of. PgBouncer opens ordinary connections of that pool too: to a real one.
+    `replication = host=${options.socketDirectory} port=${options.postgresPort} dbname=postgres`,
     '[pgbouncer]',
     ...Object.entries(settings).map(([name, value]) => `${name} = ${value}`),
     '',

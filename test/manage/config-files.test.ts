@@ -49,6 +49,7 @@ test('PgBouncer requires TLS as soon as it listens off loopback', () => {
 test('PgBouncer serves any role and database, and comes back at once after a restart of Postgres', () => {
   const text = poolerConfig(pooler)
   assert.match(text, /^\* = host=\/s port=5433$/m)
+  assert.match(text, /^replication = host=\/s port=5433 dbname=postgres$/m)
   assert.equal(setting(text, 'auth_dbname'), 'postgres')
   assert.equal(setting(text, 'pool_mode'), 'transaction')
   assert.equal(setting(text, 'server_login_retry'), '1')
