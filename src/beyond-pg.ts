@@ -14,6 +14,7 @@ import { boxSettings, type Definition, helpLine } from './manage/settings.ts'
 import { parseSettingsSource, readSettings } from './manage/settings-source.ts'
 import { stopSignals } from './manage/stop-signals.ts'
 import type { TuningProfile } from './manage/tuning.ts'
+import { keepMemoryTrim } from './manage/trim-memory.ts'
 import { becomeSuccessor, checkSuccessor } from './manage/upgrade.ts'
 
 const program = new Command('beyond-pg').description('Postgres 18 in a box, its changes streaming over QUIC').exitOverride()
@@ -86,6 +87,7 @@ async function startBox(flags: BoxFlags, profile: TuningProfile): Promise<void> 
   })
   {
     await using log = new AsyncDisposableStack()
+    log.use(keepMemoryTrim())
     const end = await runBox(config, {
       openLog: (layout) => log.use(openBoxLog({ json: config.json, terminal: process.stderr, directory: layout.log })),
       stop,

@@ -1,0 +1,22 @@
+/**
+ * A supervisor works for a moment and waits for months. What its start and a busy minute left in the heap would stay resident until the
+ * next collection, which waiting never causes; so it is collected by hand. Milliseconds of work for a tenth of its memory.
+ */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+
+const AFTER_START_MS = 5_000
+const EVERY_MS = 600_000
+
+export function keepMemoryTrim(): Disposable {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const first = setTimeout(collect, AFTER_START_MS).unref()
+  const later = setInterval(collect, EVERY_MS).unref()
+  return {
+    [Symbol.dispose]: () => {
+      clearTimeout(first)
+      clearInterval(later)
+    },
+  }
+}
