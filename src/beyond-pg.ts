@@ -4,6 +4,7 @@ import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
+import { addBoxCommands } from './cli/box-commands.ts'
 import { tuneCommand } from './cli/tune.ts'
 import { describeBoot, runBox } from './manage/box.ts'
 import { type BoxConfig, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
@@ -45,6 +46,13 @@ program
     await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
   })
 
+let operatorStop: AbortSignal | undefined
+addBoxCommands(program, {
+  stdout: process.stdout,
+  env: process.env,
+  signal: () => (operatorStop ??= stopSignals(process).stop),
+  setExitCode: (code) => (process.exitCode = code),
+})
 program.addCommand(tuneCommand({ stdout: process.stdout, env: process.env }).exitOverride())
 
 type BoxFlags = RawFlags & { readonly settings: string }
@@ -94,6 +102,7 @@ async function startBox(flags: BoxFlags, profile: TuningProfile): Promise<void> 
       hurry,
       handOver: handOver.signal,
       environment: process.env,
+      requests: { stop: requestStop, checkSuccessor, handOver: () => handOver.abort() },
       readConfig: () => readConfig(flags, stop, profile),
       watchMs: flags.settings === 'environment' ? undefined : WATCH_SETTINGS_MS,
       onReady: (ready) => {

@@ -14,6 +14,7 @@ import type { Programs } from './programs.ts'
 import { reloadBox, type Reloaded, watchSettings } from './reload.ts'
 import { pgpassFile } from './secrets.ts'
 import { describeBox } from './steps/box-file.ts'
+import { offerChanges, type RunnerRequests } from './steps/management.ts'
 import { type Boot, given } from './steps/step.ts'
 import { SupervisedChild } from './supervised-child.ts'
 
@@ -28,6 +29,8 @@ export type BoxSurroundings = {
   readonly handOver: AbortSignal
   readonly environment: Readonly<Record<string, string | undefined>>
   readonly onReady: (ready: ReadyBox) => void
+  /** What the management socket may ask for: the orderly stop, and another supervisor in place of this one. */
+  readonly requests?: RunnerRequests
   /** Reads and checks the settings again. */
   readonly readConfig?: () => Promise<BoxConfig>
   /** How often they are read again by themselves, milliseconds; undefined: only when asked. */
@@ -67,6 +70,7 @@ export async function runBox(config: BoxConfig, surroundings: BoxSurroundings): 
     stop,
     problems: [],
     children: {},
+    methods: new Map(),
     onLocked: (lock) => {
       locks.use(lock)
       boot.logger = early.handTo(openLog(boot.layout))
@@ -86,6 +90,7 @@ export async function runBox(config: BoxConfig, surroundings: BoxSurroundings): 
   const programs = given(boot.programs, 'the programs')
   const enough = AbortSignal.any([stop, handOver])
   const reload = oneAtATime(() => reloadNow(boot, surroundings))
+  offerChanges(boot, { reload, ...surroundings.requests })
   onReady({ layout, programs, box, pgpass: pgpassFile(layout.secrets), cdcProblem: await boot.cdcProblem, problems: boot.problems, reload })
   const { readConfig, watchMs } = surroundings
   if (readConfig && watchMs !== undefined) void watchSettings({ readConfig, reload, current: () => boot.config.settings, logger, signal: enough, everyMs: watchMs })
@@ -133,6 +138,7 @@ export async function describeBoot(config: BoxConfig, environment: Readonly<Reco
     stop,
     problems: [],
     children: {},
+    methods: new Map(),
     onLocked: () => undefined,
     defer: () => undefined,
     keep: () => {

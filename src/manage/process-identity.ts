@@ -3,6 +3,7 @@
  * Source: proc_pid_stat(5), field 22.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { uptime } from 'node:os'
 import { basename } from 'node:path'
 
 export type ProcessIdentity = {
@@ -33,6 +34,12 @@ export function cpuSeconds(pid: number): number | undefined {
   const line = readProc(`/proc/${pid}/stat`)
   const fields = line?.slice(line.lastIndexOf(')') + 2).split(' ')
   return fields && (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+/** When it was started, milliseconds since 1970, about. */
+export function startedAtMs(pid: number): number | undefined {
+  const ticks = identify(pid)?.startTime
+  return ticks === undefined ? undefined : Date.now() - uptime() * 1000 + Number(ticks) * 10
 }
 
 export function isAlive(process: ProcessIdentity): boolean {

@@ -192,6 +192,14 @@ export const boxSettings = {
     about: 'port of Postgres itself, on loopback only',
   }),
   quicPort: define<number>({ ...PORT, flag: '--quic-port <port>', env: 'BEYOND_PG_QUIC_PORT', fallback: 9443, about: 'UDP port on which changes stream' }),
+  metricsPort: define<number | undefined>({
+    ...PORT,
+    flag: '--metrics-port <port>',
+    env: 'BEYOND_PG_METRICS_PORT',
+    fallback: undefined,
+    otherwise: 'none',
+    about: 'port of metrics for Prometheus over HTTP, on loopback only',
+  }),
   listen: define<string>({
     flag: '--listen <address>',
     env: 'BEYOND_PG_LISTEN',

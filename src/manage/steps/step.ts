@@ -12,6 +12,7 @@ import type { PoolerWorkers } from '../pooler-workers.ts'
 import type { Programs } from '../programs.ts'
 import type { Passwords } from '../secrets.ts'
 import type { Leftovers } from '../leftovers.ts'
+import type { Method } from '../rpc-server.ts'
 import type { Retuner } from '../retune.ts'
 import type { ChildSpec, SupervisedChild } from '../supervised-child.ts'
 import type { UserLayer } from '../user-layer.ts'
@@ -57,6 +58,8 @@ export type Boot = {
   cdcProblem?: Promise<string | undefined> | undefined
   /** Tunes Postgres while it runs. */
   retuner?: Retuner
+  /** What can be asked over the management socket; grows as the box boots. */
+  readonly methods: Map<string, Method>
   /** What box.json says, once all serves. */
   box?: BoxFile
   /** Supervises it from here on; children end in the opposite order. */
