@@ -69,6 +69,19 @@ export class SubscriptionFilter {
     return options.tables.length > 0 || options.operations.length > 0
   }
 
+  /** Nothing of the transaction that is being read has gone out: to the subscriber the stream is between transactions. */
+  get holdsTransaction(): boolean {
+    return this.#begin !== undefined
+  }
+
+  /** The Skip frame for what has been left out so far, in the middle of a long stretch of it; undefined within a frame. */
+  takeSkip(): Buffer | undefined {
+    if (this.#begin !== undefined || this.#skipped === 0n || (this.#passing && this.#rest > 0)) return undefined
+    const out: Buffer[] = []
+    this.#flushSkipped(out)
+    return out[0]
+  }
+
   /** What is left of `bytes`. */
   push(bytes: Buffer): Buffer[] {
     const out: Buffer[] = []

@@ -107,8 +107,7 @@ export class SubscriptionSession {
         const before = wake.count
         const piece = reader.take() ?? (await reader.read())
         if (piece) await this.#deliver(piece, filter)
-        // Long stretches of changes that the filter leaves out count as silence, too.
-        if (now() - this.#sentAt >= heartbeatMs && (!piece || piece.position)) await this.#progress()
+        if (now() - this.#sentAt >= heartbeatMs) await this.#breakSilence(piece, filter)
         if (!piece) await wake.after(before)
       }
     } finally {
@@ -176,6 +175,13 @@ export class SubscriptionSession {
       await this.#write(encodeFrame(frameType.schema, envelopes.schema.encode({ fingerprint: bytes, schema: this.#context.log.schema(fingerprint) })))
       this.#sentSchemas.add(fingerprint)
     }
+  }
+
+  /** Also within a long transaction that the filter leaves out, so that the subscriber hears that all is well. */
+  async #breakSilence(piece: LogPiece | undefined, filter: SubscriptionFilter | undefined): Promise<void> {
+    if (!piece || piece.position || filter?.holdsTransaction) return this.#progress()
+    const skip = filter?.takeSkip()
+    if (skip) await this.#write(skip)
   }
 
   async #progress(): Promise<void> {

@@ -31,6 +31,19 @@ const request = fc.record({
   operations: fc.subarray<Operation>(['insert', 'update', 'delete', 'truncate', 'message']),
 })
 
+/** Every change that is sent, with the index that a subscriber counts for it. */
+function indexed(bytes: Buffer): { index: bigint; frame: string }[] {
+  const changes: { index: bigint; frame: string }[] = []
+  let index = 0n
+  new FrameReader(1 << 20).push(bytes, ({ type, body }) => {
+    if (type === frameType.begin) index = 0n
+    else if (type === frameType.skip) index += envelopes.skip.decode(body).changes
+    else if (type === frameType.commit) changes.push({ index, frame: 'commit' })
+    else changes.push({ index: ++index, frame: body.toString('hex') })
+  })
+  return changes
+}
+
 describe(`the filter (seed ${testSeed})`, () => {
   it('keeps what was asked for, counts the rest, and does so however the bytes are cut', () => {
     fc.assert(
@@ -73,9 +86,34 @@ describe(`the filter (seed ${testSeed})`, () => {
           else if (type === frameType.commit) assert.equal(envelopes.commit.decode(body).changes, index)
           else index += type === frameType.skip ? envelopes.skip.decode(body).changes : 1n
         })
+        // Silence may be broken anywhere: the same changes, and the same counts, in more Skip frames.
+        const talkative = new SubscriptionFilter({ tables, operations, relation })
+        const broken = ends.flatMap((end, i) => {
+          const passed = talkative.push(bytes.subarray(i === 0 ? 0 : ends[i - 1], end))
+          const skip = talkative.takeSkip()
+          return skip ? [...passed, skip] : passed
+        })
+        assert.deepEqual(indexed(Buffer.concat(broken)), indexed(Buffer.concat(out)))
       }),
       { seed: testSeed, numRuns: 300 },
     )
+  })
+
+  it('tells whether anything of a transaction has gone out', () => {
+    const history = new TestHistory()
+    const { begin, commit } = history.transaction(100n, [change(0, 0, 10), change(1, 0, 10)])
+    const filter = new SubscriptionFilter({ tables: ['public.items'], operations: [], relation })
+    filter.push(begin)
+    filter.push(change(0, 0, 10))
+    assert.equal(filter.holdsTransaction, true)
+    assert.equal(filter.takeSkip(), undefined, 'a Skip can not come before its Begin')
+    filter.push(change(1, 0, 10))
+    assert.equal(filter.holdsTransaction, false)
+    filter.push(change(0, 0, 10))
+    assert.ok(filter.takeSkip())
+    assert.equal(filter.takeSkip(), undefined)
+    filter.push(commit)
+    assert.equal(filter.holdsTransaction, false)
   })
 
   it('is not needed where nothing is asked for', () => {
