@@ -10,7 +10,7 @@ import { extensions, rolesAndDatabases } from './steps/database.ts'
 import { postStartHooks, preStartHooks } from './steps/hooks.ts'
 import { managementSocket } from './steps/management.ts'
 import { postgresData } from './steps/postgres-data.ts'
-import { certificates, passwords } from './steps/secrets.ts'
+import { certificates, passwords, renewal } from './steps/secrets.ts'
 import { retuning } from './steps/retuning.ts'
 import type { Boot, Step } from './steps/step.ts'
 import { ports, programs } from './steps/surroundings.ts'
@@ -39,6 +39,7 @@ export const bootSteps: readonly Step[] = [
   changeStream, //      starts while PgBouncer does
   pooler, //            from here on clients get in
   retuning, //          memory and processors are watched
+  renewal, //           of certificates, while it runs
   boxFile, //           where tools find all this
   postStartHooks,
 ]

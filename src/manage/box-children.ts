@@ -95,7 +95,11 @@ export function poolerChild(
 
 /** An earlier supervisor may have been killed while it held the queries back. */
 async function resume(address: Omit<DatabaseAddress, 'database'>): Promise<void> {
-  await withDatabase({ ...address, database: 'pgbouncer' }, QUERY_MS, (client) => client.query('RESUME')).catch(() => undefined) // it was not paused
+  const work = withDatabase({ ...address, database: 'pgbouncer' }, QUERY_MS, async (client) => {
+    const { rows } = await client.query<{ key: string; value: string }>('SHOW STATE')
+    if (rows.some(({ key, value }) => key === 'paused' && value === 'yes')) await client.query('RESUME')
+  })
+  await work.catch(() => undefined) // the check that follows tells whether it serves
 }
 
 /** All workers of PgBouncer. `iniFile` is what they share. */

@@ -15,6 +15,7 @@ import { reloadBox, type Reloaded, watchSettings } from './reload.ts'
 import { pgpassFile } from './secrets.ts'
 import { describeBox } from './steps/box-file.ts'
 import { offerChanges, type RunnerRequests } from './steps/management.ts'
+import { renewCertificates } from './steps/secrets.ts'
 import { type Boot, given } from './steps/step.ts'
 import { SupervisedChild } from './supervised-child.ts'
 
@@ -112,6 +113,7 @@ export async function runBox(config: BoxConfig, surroundings: BoxSurroundings): 
 
 async function reloadNow(boot: Boot, { readConfig }: BoxSurroundings): Promise<Reloaded> {
   const reloaded = await reloadBox(boot, (await readConfig?.()) ?? boot.config)
+  await renewCertificates(boot)
   boot.box = describeBox(boot.config, boot.layout, boot.problems)
   writeBoxFile(boot.layout.boxFile, boot.box)
   boot.logger.info({ applied: reloaded.applied, waiting: reloaded.waiting }, 'settings read again')

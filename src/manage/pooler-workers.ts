@@ -45,6 +45,7 @@ export class PoolerWorkers {
   readonly #cpu = new Map<number, { pid: number; seconds: number; at: number }>()
   #history: LoadHistory = noLoad
   #timer: NodeJS.Timeout | undefined
+  #released = false
 
   constructor(options: PoolerWorkersOptions) {
     this.#options = options
@@ -96,14 +97,17 @@ export class PoolerWorkers {
 
   async stop(hurry: AbortSignal): Promise<void> {
     clearInterval(this.#timer)
+    if (this.#released) return
     this.#enough.abort()
     const all = [...this.#workers.values(), ...this.#leaving.values()]
     const left = this.#leftLeaving.filter(isAlive).map((process) => endProcess(process, this.#first.stopSteps, hurry).catch(() => undefined))
     await Promise.all([...all.map((child) => child.stop(hurry)), ...left])
   }
 
+  /** Lets all of them run on, for the supervisor that comes after this one. */
   release(): void {
     clearInterval(this.#timer)
+    this.#released = true
     for (const child of [...this.#workers.values(), ...this.#leaving.values()]) child.release()
   }
 

@@ -1,12 +1,18 @@
 /**
  * The certificates of a box: an authority of its own, a server's pair for PgBouncer and QUIC, a client's pair for subscribers.
- * Runs at boot, before anything reads the files. A pair that does not match (a crash between the two renames), is not of our
- * authority, lacks a name or comes near its end is made anew; the authority itself is never replaced, since subscribers trust it.
+ * Runs at boot, before anything reads the files, and from time to time after it. A pair that does not match, is not of our authority,
+ * lacks a name or comes near its end is made anew; the authority itself is never replaced, since subscribers trust it.
+ *
+ * A certificate and its key are swapped together: both lie in a folder of their own, and one link names the folder that counts.
+ *
+ *   server.crt → server/server.crt    server.key → server/server.key    server → pairs/server-20300101T000000-1a2b3c4d
  */
 import { createPrivateKey, randomBytes, X509Certificate } from 'node:crypto'
+import { chmodSync, chownSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { isIP } from 'node:net'
+import { basename, dirname, join } from 'node:path'
 import { BeyondError } from '../errors.ts'
-import { type Owner, readIfThere, writeFileAtomic } from './atomic-file.ts'
+import { type Owner, readIfThere, syncDirectory, TEMPORARY_SUFFIX, writeFileAtomic } from './atomic-file.ts'
 import type { CertificateKind, CertificateRequest, KeyAndCertificate } from './certificate.ts'
 
 const DAY_MS = 86_400_000
@@ -38,8 +44,8 @@ export type TlsOptions = {
 export function tlsFilesToMake({ paths, serverNames, now }: TlsOptions): readonly string[] {
   if (readIfThere(paths.ca) === undefined) return ['authority', 'server', 'client']
   const ca = readCertificate(paths.ca)
-  const server = reasonToRenew(readIfThere(paths.serverCertificate), readIfThere(paths.serverKey), ca, serverNames, now)
-  const client = reasonToRenew(readIfThere(paths.clientCertificate), readIfThere(paths.clientKey), ca, [], now)
+  const server = reasonToRenew(readThrough(paths.serverCertificate), readThrough(paths.serverKey), ca, serverNames, now)
+  const client = reasonToRenew(readThrough(paths.clientCertificate), readThrough(paths.clientKey), ca, [], now)
   return [...(server === undefined ? [] : ['server']), ...(client === undefined ? [] : ['client'])]
 }
 
@@ -60,19 +66,77 @@ export async function ensureTlsFiles({ paths, serverNames, serverOwner, now }: T
     { kind: 'client', key: paths.clientKey, certificate: paths.clientCertificate, names: [], owner: undefined },
   ] as const
   for (const leaf of leaves) {
-    const reason = reasonToRenew(readIfThere(leaf.certificate), readIfThere(leaf.key), ca, leaf.names, now)
+    const [certificate, key] = [readThrough(leaf.certificate), readThrough(leaf.key)]
+    const reason = reasonToRenew(certificate, key, ca, leaf.names, now)
     if (reason !== undefined) {
       const issuer = { key: authorityKey(paths, ca, leaf.kind, reason), commonName: commonNameOf(ca) }
       const request = { kind: leaf.kind, commonName: leaf.kind === 'server' ? 'localhost' : 'client', names: leaf.names }
       const pair = await makeCertificate({ ...request, ...validity(now, LEAF_DAYS) }, issuer)
-      writeFileAtomic(leaf.key, pair.key, { mode: 0o600, owner: leaf.owner })
-      writeFileAtomic(leaf.certificate, pair.certificate, { mode: 0o644 })
+      swapPair(leaf, pair, now)
       made.push(leaf.kind)
+    } else if (!isLinked(leaf)) {
+      swapPair(leaf, { certificate: certificate ?? '', key: key ?? '' }, now) // of a version that knew no folders
     } else {
-      writeFileAtomic(leaf.key, readIfThere(leaf.key) ?? '', { mode: 0o600, owner: leaf.owner })
+      writeFileAtomic(join(pairFolder(leaf), basename(leaf.key)), key ?? '', { mode: 0o600, owner: leaf.owner })
     }
   }
   return made
+}
+
+type Leaf = { readonly kind: 'server' | 'client'; readonly key: string; readonly certificate: string; readonly owner: Owner | undefined }
+
+/** Writes the pair into a folder of its own, whole, and then makes it the one that counts. */
+function swapPair(leaf: Leaf, pair: KeyAndCertificate, now: Date): void {
+  const folder = dirname(leaf.certificate)
+  const pairs = join(folder, 'pairs')
+  const name = `${leaf.kind}-${now.toISOString().slice(0, 19).replaceAll(/[-:]/g, '')}-${randomBytes(4).toString('hex')}`
+  makeLike(folder, pairs)
+  makeLike(folder, join(pairs, name))
+  writeFileAtomic(join(pairs, name, basename(leaf.key)), pair.key, { mode: 0o600, owner: leaf.owner })
+  writeFileAtomic(join(pairs, name, basename(leaf.certificate)), pair.certificate, { mode: 0o644 })
+  const former = readLink(join(folder, leaf.kind))
+  link(join(folder, leaf.kind), join('pairs', name)) // the moment of the swap
+  for (const path of [leaf.key, leaf.certificate]) {
+    const target = join(leaf.kind, basename(path))
+    if (readLink(path) !== target) link(path, target)
+  }
+  syncDirectory(folder)
+  // The pair before stays for who is just reading it.
+  for (const other of readdirSync(pairs)) {
+    if (other.startsWith(`${leaf.kind}-`) && other !== name && join('pairs', other) !== former) rmSync(join(pairs, other), { recursive: true, force: true })
+  }
+}
+
+const pairFolder = ({ certificate, kind }: Leaf): string => join(dirname(certificate), kind)
+
+function isLinked(leaf: Leaf): boolean {
+  return readLink(pairFolder(leaf)) !== undefined && [leaf.key, leaf.certificate].every((path) => readLink(path) === join(leaf.kind, basename(path)))
+}
+
+/** A link in place of whatever file or link has this name now, at once. */
+function link(path: string, target: string): void {
+  const temporary = path + TEMPORARY_SUFFIX
+  rmSync(temporary, { force: true, recursive: true })
+  symlinkSync(target, temporary)
+  renameSync(temporary, path)
+}
+
+/** Who may pass through the one may pass through the other. */
+function makeLike(model: string, path: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false })) return
+  const { mode, uid, gid } = statSync(model)
+  mkdirSync(path, { mode: 0o700 })
+  if (process.getuid?.() === 0) chownSync(path, uid, gid)
+  chmodSync(path, mode & 0o777)
+}
+
+function readLink(path: string): string | undefined {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ? readlinkSync(path) : undefined
+}
+
+/** The content of a file, through the links of ours; undefined when there is none. */
+function readThrough(path: string): string | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.isFile() ? readFileSync(path, 'utf8') : undefined
 }
 
 /** The X.509 library is large, and most starts have nothing to make. */

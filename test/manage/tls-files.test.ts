@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { BeyondError } from '../../src/errors.ts'
 import { ensureTlsFiles, type TlsPaths } from '../../src/manage/tls-files.ts'
@@ -74,4 +74,52 @@ test('never replaces the authority: without its key it says what is missing', as
     () => ensure(paths, { at: new Date(now.getTime() + 390 * DAY) }),
     (error) => error instanceof BeyondError && error.code === 'BAD_CERTIFICATE' && error.message.includes(paths.caKey),
   )
+})
+
+test('a certificate and its key are swapped by one rename, and the pair before stays readable', async (t) => {
+  const paths = folder(t)
+  const directory = dirname(paths.ca)
+  await ensure(paths)
+  const before = readlinkSync(join(directory, 'server'))
+  const read = (): string => `${readFileSync(paths.serverCertificate, 'utf8')}${readFileSync(paths.serverKey, 'utf8')}`
+  const old = read()
+  await ensure(paths, { at: new Date(now.getTime() + 390 * DAY) })
+  assert.notEqual(readlinkSync(join(directory, 'server')), before)
+  assert.notEqual(read(), old)
+  assert.equal(readlinkSync(paths.serverKey), 'server/server.key')
+  assert.ok(existsSync(join(directory, before, 'server.key')))
+  await ensure(paths, { at: new Date(now.getTime() + 780 * DAY) })
+  assert.ok(!existsSync(join(directory, before)), 'the one before that is gone')
+  assert.equal(readdirSync(join(directory, 'pairs')).length, 4)
+})
+
+test('plain files of an earlier version keep what they say, and become a pair', async (t) => {
+  const paths = folder(t)
+  await ensure(paths)
+  const certificate = readFileSync(paths.serverCertificate, 'utf8')
+  for (const path of [paths.serverCertificate, paths.serverKey]) {
+    const text = readFileSync(path, 'utf8')
+    rmSync(path)
+    writeFileSync(path, text, { mode: 0o600 })
+  }
+  rmSync(join(dirname(paths.ca), 'server'))
+  assert.deepEqual(await ensure(paths), [])
+  assert.equal(readFileSync(paths.serverCertificate, 'utf8'), certificate)
+  assert.equal(readlinkSync(paths.serverCertificate), 'server/server.crt')
+})
+
+test('a swap that is cut off anywhere leaves a pair, old or new', async (t) => {
+  const paths = folder(t)
+  await ensure(paths)
+  const directory = dirname(paths.ca)
+  // As a kill before the rename leaves it: half of a new pair, and the link beside.
+  mkdirSync(join(directory, 'pairs/server-half'))
+  writeFileSync(join(directory, 'pairs/server-half/server.key'), 'half')
+  symlinkSync('pairs/server-half', join(directory, 'server.beyond-new'))
+  assert.deepEqual(await ensure(paths), [])
+  assert.deepEqual(await ensure(paths, { at: new Date(now.getTime() + 390 * DAY) }), ['server', 'client'])
+  assert.ok(!existsSync(join(directory, 'pairs/server-half')))
+  // As a kill before the very first link leaves it.
+  rmSync(join(directory, 'server'))
+  assert.deepEqual(await ensure(paths, { at: new Date(now.getTime() + 390 * DAY) }), ['server'])
 })

@@ -38,6 +38,34 @@ export const certificates: Step = {
   },
 }
 
+const CHECK_MS = 12 * 3_600_000
+
+/** A box may run for longer than its certificates: they are looked at twice a day. */
+export const renewal: Step = {
+  name: 'certificate renewal',
+  look: (boot) =>
+    will('look at the certificates twice a day', () => {
+      const look = (): void => {
+        renewCertificates(boot).catch((error: Error) => boot.logger.error({ err: { message: error.message } }, 'could not renew the certificates'))
+      }
+      const timer = setInterval(look, CHECK_MS).unref()
+      boot.defer(async () => clearInterval(timer))
+      return 'looking twice a day'
+    }),
+}
+
+/** Makes what comes near its end, and has it used: by PgBouncer for new connections, by the change stream after a restart of it. */
+export async function renewCertificates({ config, layout, logger, children }: Boot): Promise<readonly string[]> {
+  const made = await ensureTlsFiles(tlsOptions({ config, layout }))
+  if (made.length === 0) return made
+  logger.info({ made, path: layout.tls }, 'renewed certificates')
+  if (made.includes('server')) {
+    children.pooler?.reload()
+    await children.cdc?.restart() // it reads them at its start only; its subscribers come back and go on where they were
+  }
+  return made
+}
+
 /** Under which names the box is reached, and who reads the server's key. */
 export function tlsOptions({ config, layout }: Pick<Boot, 'config' | 'layout'>): Parameters<typeof ensureTlsFiles>[0] {
   const host = hostname()
