@@ -4,7 +4,9 @@ import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
-import { addBoxCommands } from './cli/box-commands.ts'
+import { addBoxCommands, type BoxIo } from './cli/box-commands.ts'
+import { forkCommand } from './cli/fork.ts'
+import { scaleCommand } from './cli/scale.ts'
 import { tuneCommand } from './cli/tune.ts'
 import { describeBoot, runBox } from './manage/box.ts'
 import { type BoxConfig, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
@@ -47,13 +49,16 @@ program
   })
 
 let operatorStop: AbortSignal | undefined
-addBoxCommands(program, {
+const operatorIo: BoxIo = {
   stdout: process.stdout,
   env: process.env,
   signal: () => (operatorStop ??= stopSignals(process).stop),
   setExitCode: (code) => (process.exitCode = code),
-})
+}
+addBoxCommands(program, operatorIo)
+program.addCommand(scaleCommand(operatorIo).exitOverride())
 program.addCommand(tuneCommand({ stdout: process.stdout, env: process.env }).exitOverride())
+program.addCommand(forkCommand({ stdout: process.stdout, env: process.env }))
 
 type BoxFlags = RawFlags & { readonly settings: string }
 

@@ -1,33 +1,38 @@
 /** `beyond-pg scale`: what the machine gives the box now, before and after, and what that changes. */
-import { resolve } from 'node:path'
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
+import { exit } from '../errors.ts'
+import { locateBox } from '../manage/locate-box.ts'
 import { call, socketPath } from '../manage/rpc-client.ts'
 import type { ScaleReport } from '../manage/scale.ts'
-import { boxSettings, helpLine } from '../manage/settings.ts'
+import type { BoxIo } from './box-commands.ts'
 import { shownSize, table } from './format-tuning.ts'
 import { Output } from './output.ts'
-import type { Io } from './tail.ts'
 import { printable } from './terminal.ts'
 
-type ScaleFlags = { readonly data?: string; readonly dryRun?: true; readonly json?: true }
+type ScaleFlags = { readonly data: string; readonly dryRun?: true; readonly json?: true }
 
-export function scaleCommand(io: Pick<Io, 'stdout' | 'env' | 'stop'>): Command {
+export function scaleCommand(io: Pick<BoxIo, 'stdout' | 'signal' | 'setExitCode'>): Command {
   return new Command('scale')
-    .description('take what the machine gives now: grow the volume, tune Postgres anew; show before and after')
-    .option('--data <dir>', helpLine(boxSettings.data))
+    .description('take what the machine gives now: grow the volume, tune Postgres anew; show before and after; exit code 3 when postponed, 1 when taken back')
+    .addOption(new Option('--data <dir>', 'data directory of the box').env('BEYOND_PG_DATA').default('.beyond'))
     .option('--dry-run', 'only show what would change')
     .option('--json', 'as JSON')
     .action(async (flags: ScaleFlags) => {
-      const data = resolve(flags.data ?? (io.env['BEYOND_PG_DATA'] || '.beyond'))
-      const options = { params: { dryRun: flags.dryRun === true }, deadlineMs: DEADLINE_MS, signal: io.stop }
-      const report = (await call(socketPath(data), 'retune', options)) as ScaleReport
+      const options = { params: { dryRun: flags.dryRun === true }, deadlineMs: DEADLINE_MS, signal: io.signal() }
+      const report = (await call(socketPath(locateBox(flags.data)), 'retune', options)) as ScaleReport
       await new Output(io.stdout).write(flags.json ? `${JSON.stringify(report, undefined, 2)}\n` : scaleText(report))
+      io.setExitCode(exitCode(report))
     })
 }
 
 const DEADLINE_MS = 300_000
 /** 2 GB, below which page tables are small anyway. */
 const MANY_PAGES = 1024
+
+function exitCode({ outcome }: ScaleReport): number {
+  if (outcome === 'postponed') return exit.unavailable
+  return outcome === 'refused' || outcome === 'rolled-back' ? exit.failed : exit.ok
+}
 
 /** Pure. */
 export function scaleText({ outcome, before, after, changed, reason, stallMs, volume, hugePages }: ScaleReport): string {

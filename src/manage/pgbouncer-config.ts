@@ -4,6 +4,7 @@
  * Source: https://www.pgbouncer.org/config.html
  */
 import { isLoopback } from './box-config.ts'
+import { RESERVED_CONNECTIONS } from './tuning.ts'
 
 export type PoolerOptions = {
   readonly listen: string
@@ -19,8 +20,6 @@ export type PoolerOptions = {
   readonly workers?: number
 }
 
-/** Connections of Postgres that the pools leave to the superuser, CDC and replication. */
-const RESERVED_CONNECTIONS = 20
 const MAX_CLIENTS = 1000
 
 export function poolerConfig(options: PoolerOptions): string {

@@ -4,6 +4,7 @@ import { writeFileAtomic } from '../atomic-file.ts'
 import { PoolerConsole } from '../pooler-console.ts'
 import type { Settings } from '../postgres-config.ts'
 import { Retuner } from '../retune.ts'
+import { retuneMethod } from '../retune-method.ts'
 import { growIfLarger, type ScaleOptions } from '../scale.ts'
 import { checkSettings } from '../settings-check.ts'
 import type { TuningInput } from '../tuning.ts'
@@ -17,16 +18,12 @@ export const retuning: Step = {
     return will('watch memory, processors and the volume, and tune Postgres anew when they change', () => {
       const retuner = boxRetuner(boot)
       boot.retuner = retuner
+      boot.methods.set('retune', retuneMethod({ retuner, ...growth(boot) }))
       boot.defer(() => retuner[Symbol.asyncDispose]())
       retuner.start()
       return 'watching memory, processors and the volume'
     })
   },
-}
-
-/** For `beyond-pg scale`. */
-export function scaleOptions(boot: Boot): ScaleOptions {
-  return { retuner: given(boot.retuner, 'the tuning of a running Postgres'), ...growth(boot) }
 }
 
 const growth = ({ layout, config, logger }: Boot): Omit<ScaleOptions, 'retuner'> => ({ folder: layout.root, mayGrow: config.profile === 'production', logger })
@@ -81,8 +78,9 @@ function boxRetuner(boot: Boot): Retuner {
 
 /** A device that has grown is used before the machine is looked at. */
 async function readGrown(boot: Boot): Promise<TuningInput> {
-  const { problem } = await growIfLarger(growth(boot), boot.stop)
-  if (problem !== undefined && !boot.problems.includes(problem) && growth(boot).mayGrow) {
+  const options = growth(boot)
+  const { problem } = options.mayGrow ? await growIfLarger(options, boot.stop) : {}
+  if (problem !== undefined && !boot.problems.includes(problem)) {
     boot.problems.push(problem)
     boot.logger.error({ problem }, 'the volume has not grown with its device')
   }
