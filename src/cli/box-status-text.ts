@@ -53,9 +53,9 @@ function postgres({ postgres, children }: BoxStatus, now: number): Row[] {
     ['postgres', [`${facts.version} ${replica ? 'replica' : 'primary'}  `, 'bold'], ...state],
     ['', [`WAL ${facts.walLsn ?? '-'} on timeline ${facts.timeline}  last checkpoint ${since(facts.checkpointAt, now)} ago`]],
     ['', [`${connections.used} of ${connections.max} connections, ${connections.active} at work`]],
-    ['protected', ...protection(facts)],
   ]
-  if (replica) {
+  if (!replica) rows.push(['protected', ...protection(facts)])
+  else {
     const behind = replica.replayBytes === 0 ? 'all of it replayed' : `${shownBytes(BigInt(replica.replayBytes))}, ${shownDuration(replica.replayMs)} not replayed`
     rows.push(['replica', replica.streaming ? ['streaming', 'green'] : ['cut off', 'red'], [`  received ${replica.receivedLsn ?? '-'}, ${behind}`]])
   }

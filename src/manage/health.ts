@@ -49,19 +49,21 @@ function boot({ box }: Facts): Finding[] {
 }
 
 function children({ children, time, box }: Facts): Finding[] {
-  return children.flatMap(({ name, status, nextAttempt }) => {
-    if (status === 'running' || name.startsWith('pgbouncer-')) return []
+  const failed = children.flatMap(({ name, status, nextAttempt }) => {
+    const isWanted = box.ready || status === 'backing-off' // in a boot, all the others are about to come
+    if (status === 'running' || !isWanted || name.startsWith('pgbouncer-')) return []
     const next = nextAttempt === null ? '' : `, tried again in ${seconds(Date.parse(nextAttempt) - Date.parse(time))}`
-    const what = status === 'backing-off' ? `has failed${next}` : status === 'starting' ? 'is starting' : status === 'stopped' ? 'is stopped' : 'waits to be started'
-    const todo = box.ready ? `see why: beyond-pg logs --child ${name}` : 'wait: the box is booting; beyond-pg logs --follow shows how far it is'
-    return [problem(`${name}-down`, `${name} ${what}.`, todo)]
+    const what = status === 'backing-off' ? `has failed${next}` : status === 'starting' ? 'is starting' : 'is stopped'
+    return [problem(`${name}-down`, `${name} ${what}.`, `see why: beyond-pg logs --child ${name}`)]
   })
+  if (box.ready) return failed
+  return [problem('booting', 'The box is booting.', 'wait; beyond-pg logs --follow shows how far it is'), ...failed]
 }
 
-function queries({ query, pooler, children }: Facts): Finding[] {
+function queries({ query, pooler, children, box }: Facts): Finding[] {
   const pool = known(pooler)
   if (pool?.paused) return [problem('paused', 'PgBouncer is paused: every query of every client waits.', 'beyond-pg resume, unless somebody works on the box right now')]
-  const isDown = children.some(({ name, status }) => (name === 'postgres' || name === 'pgbouncer') && status !== 'running')
+  const isDown = !box.ready || children.some(({ name, status }) => (name === 'postgres' || name === 'pgbouncer') && status !== 'running')
   const answered = known(query)
   const found: Finding[] = []
   // Who is down has been told already.
