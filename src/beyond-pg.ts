@@ -4,14 +4,10 @@ import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { BeyondError, codeOf, exit, fromSystem } from './errors.ts'
-import { addBoxCommands, type BoxIo } from './cli/box-commands.ts'
-import { forkCommand } from './cli/fork.ts'
-import { scaleCommand } from './cli/scale.ts'
-import { tuneCommand } from './cli/tune.ts'
+import type { BoxIo } from './cli/box-commands.ts'
 import { describeBoot, runBox } from './manage/box.ts'
 import { type BoxConfig, parseBoxConfig, type RawFlags } from './manage/box-config.ts'
 import { openBoxLog } from './manage/box-log.ts'
-import { parseDemoConfig, runDemo } from './manage/demo.ts'
 import { readyText } from './manage/ready-text.ts'
 import { boxSettings, type Definition, helpLine } from './manage/settings.ts'
 import { parseSettingsSource, readSettings } from './manage/settings-source.ts'
@@ -36,29 +32,42 @@ addBoxOptions(boot, 'mmds')
     process.stdout.write(await describeBoot(await readConfig(flags, stop, 'production'), process.env, stop))
   })
 
-program
-  .command('demo')
-  .description('write a small, lively workload into a running box; Ctrl-C ends it')
-  .option('--rate <number>', 'transactions per second (default: 8)')
-  .option('--seconds <number>', 'how long (default: until Ctrl-C)')
-  .option('--data <dir>', helpLine(boxSettings.data))
-  .action(async (flags: Record<string, string | undefined>) => {
-    const { stop, hurry } = stopSignals(process)
-    hurry.addEventListener('abort', () => process.exit(130))
-    await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
-  })
+// What keeps a box up stays in memory for months, so it loads nothing that only other commands need.
+const keepsBox = process.argv[2] === 'start' || process.argv[2] === 'boot'
+if (!keepsBox) await addOtherCommands()
 
-let operatorStop: AbortSignal | undefined
-const operatorIo: BoxIo = {
-  stdout: process.stdout,
-  env: process.env,
-  signal: () => (operatorStop ??= stopSignals(process).stop),
-  setExitCode: (code) => (process.exitCode = code),
+async function addOtherCommands(): Promise<void> {
+  program
+    .command('demo')
+    .description('write a small, lively workload into a running box; Ctrl-C ends it')
+    .option('--rate <number>', 'transactions per second (default: 8)')
+    .option('--seconds <number>', 'how long (default: until Ctrl-C)')
+    .option('--data <dir>', helpLine(boxSettings.data))
+    .action(async (flags: Record<string, string | undefined>) => {
+      const { parseDemoConfig, runDemo } = await import('./manage/demo.ts')
+      const { stop, hurry } = stopSignals(process)
+      hurry.addEventListener('abort', () => process.exit(130))
+      await runDemo(parseDemoConfig(flags, process.env, process.cwd()), { signal: stop, say: (line) => process.stdout.write(`${line}\n`) })
+    })
+
+  let operatorStop: AbortSignal | undefined
+  const operatorIo: BoxIo = {
+    stdout: process.stdout,
+    env: process.env,
+    signal: () => (operatorStop ??= stopSignals(process).stop),
+    setExitCode: (code) => (process.exitCode = code),
+  }
+  const [{ addBoxCommands }, { scaleCommand }, { tuneCommand }, { forkCommand }] = await Promise.all([
+    import('./cli/box-commands.ts'),
+    import('./cli/scale.ts'),
+    import('./cli/tune.ts'),
+    import('./cli/fork.ts'),
+  ])
+  addBoxCommands(program, operatorIo)
+  program.addCommand(scaleCommand(operatorIo).exitOverride())
+  program.addCommand(tuneCommand({ stdout: process.stdout, env: process.env }).exitOverride())
+  program.addCommand(forkCommand({ stdout: process.stdout, env: process.env }))
 }
-addBoxCommands(program, operatorIo)
-program.addCommand(scaleCommand(operatorIo).exitOverride())
-program.addCommand(tuneCommand({ stdout: process.stdout, env: process.env }).exitOverride())
-program.addCommand(forkCommand({ stdout: process.stdout, env: process.env }))
 
 type BoxFlags = RawFlags & { readonly settings: string }
 

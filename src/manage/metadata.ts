@@ -3,7 +3,6 @@
  * stands for "no settings": a service that is missing is an error, since defaults would turn a replica into a second primary.
  * Source: https://github.com/firecracker-microvm/firecracker/blob/main/docs/mmds/mmds-user-guide.md
  */
-import { request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { backoffMs } from '../backoff.ts'
 import { BeyondError } from '../errors.ts'
@@ -75,7 +74,8 @@ function parseTree(body: string): unknown {
   throw new Error('its answer is not a JSON object')
 }
 
-function exchange(url: URL, method: string, headers: Record<string, string>, signal: AbortSignal): Promise<Answer> {
+async function exchange(url: URL, method: string, headers: Record<string, string>, signal: AbortSignal): Promise<Answer> {
+  const { request } = await import('node:http') // 7 MB, which most machines have no use for
   return new Promise((resolve, reject) => {
     // No agent: no connection outlives its exchange. node:http follows no redirect and knows no proxy.
     const sent = request(url, { method, headers, signal, agent: false }, (response) => {

@@ -10,7 +10,8 @@ const EVERY_MS = 600_000
 
 export function keepMemoryTrim(): Disposable {
   setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
+  const gc = runInNewContext('gc') as (options: { type: 'major'; flavor: 'last-resort' }) => void
+  const collect = (): void => gc({ type: 'major', flavor: 'last-resort' })
   const first = setTimeout(collect, AFTER_START_MS).unref()
   const later = setInterval(collect, EVERY_MS).unref()
   return {

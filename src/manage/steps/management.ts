@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import { version } from '../../version.ts'
 import { localAddress } from '../box-config.ts'
 import { metricsOf } from '../metrics.ts'
-import { serveMetrics } from '../metrics-http.ts'
 import type { Reloaded } from '../reload.ts'
 import { startedAtMs } from '../process-identity.ts'
 import { boxMethods, reloadMethod, shutdownMethod, upgradeMethod } from '../rpc-methods.ts'
@@ -26,6 +25,7 @@ export const managementSocket: Step = {
       boot.defer(async () => server[Symbol.asyncDispose]())
       const { metricsPort } = boot.config.settings
       if (metricsPort === undefined) return `listening on ${path}`
+      const { serveMetrics } = await import('../metrics-http.ts') // an HTTP server is 7 MB
       const metrics = await serveMetrics(metricsPort, async (signal) => metricsOf(await gatherStatus(view, { sizes: true }, signal)))
       boot.defer(async () => metrics[Symbol.asyncDispose]())
       return `listening on ${path}, and with metrics on port ${metrics.port}`
