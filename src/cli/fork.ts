@@ -3,7 +3,6 @@ import { resolve } from 'node:path'
 import { Command } from 'commander'
 import pino from 'pino'
 import { parseLocalConfig } from '../manage/box-config.ts'
-import { readBoxFile } from '../manage/box-file.ts'
 import { dropFork, forkOf, forksOf, makeFork, portsOf } from '../manage/fork.ts'
 import type { Fork } from '../manage/fork-place.ts'
 import { startFork, stateOf, stopFork } from '../manage/fork-process.ts'
@@ -93,8 +92,7 @@ function madeText(fork: Fork, ms: number, started: boolean): string {
 }
 
 function connectText({ path, record }: Fork): string {
-  const { tls } = readBoxFile(path)
-  const line = `host=127.0.0.1 port=${record.ports.pooler} user=postgres dbname=postgres sslmode=verify-full sslrootcert=${tls.ca}`
+  const line = `host=127.0.0.1 port=${record.ports.pooler} user=postgres dbname=postgres sslmode=verify-full sslrootcert=${path}/tls/ca.crt`
   return `  connect    PGPASSFILE=${path}/secrets/pgpass psql "${line}"\n`
 }
 

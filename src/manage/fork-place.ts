@@ -108,8 +108,8 @@ function tryLock(path: string, folder: string, isLast: boolean): Disposable | un
 
 /** A folder without forks goes with its last one. */
 function leave(folder: string, lock: Disposable): void {
-  if (readdirSync(folder).every((name) => name === LOCK)) {
-    rmSync(join(folder, LOCK), { force: true })
+  if (readdirSync(folder).every((name) => name.startsWith(LOCK))) {
+    for (const name of readdirSync(folder)) rmSync(join(folder, name), { force: true }) // the lock's own
     try {
       rmdirSync(folder)
     } catch {

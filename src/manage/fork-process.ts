@@ -1,6 +1,5 @@
 /** A fork's own box as a process in the background: started, found again, ended. It needs none of us to go on. */
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -11,7 +10,7 @@ import { lockFile } from '../directory-lock.ts'
 import { BeyondError, codeOf } from '../errors.ts'
 import { readIfThere, writeFileAtomic } from './atomic-file.ts'
 import { readRecord } from './child-process.ts'
-import { sqlStateOf, withDatabase } from './database-client.ts'
+import { type DatabaseAddress, sqlStateOf, withDatabase } from './database-client.ts'
 import { type Fork, type ForkPorts, writeForkRecord } from './fork-place.ts'
 import { areFree, findForkPorts } from './fork-ports.ts'
 import { lookAtLayout, removeTemporarySockets } from './layout.ts'
@@ -48,72 +47,66 @@ export const portSettings = ({ pooler, postgres, quic }: ForkPorts): Readonly<Re
   BEYOND_PG_QUIC_PORT: String(quic),
 })
 
-/** Returns when it serves. `taken`: ports of other forks. Nothing is done where it runs already. */
+/** Returns when a query gets through. `taken`: ports of other forks. Nothing is done where it runs already. */
 export async function startFork(fork: Fork, taken: ReadonlySet<number>, environment: NodeJS.ProcessEnv, signal: AbortSignal): Promise<{ fork: Fork; did: 'started' | 'nothing' }> {
   const running = supervisorOf(fork.path)
   if (running) {
-    await untilItAnswers(fork, running, signal)
+    await untilItAnswers(fork, () => !isAlive(running), undefined, signal)
     return { fork, did: 'nothing' }
   }
   const current = await withFreePorts(fork, taken)
   const args = [...process.execArgv, beyondPgProgram(), 'start', '--data', current.path, '--settings', join(current.path, SETTINGS)]
   // What it says later is in its log; that nobody listens any more does not disturb it.
-  const child = spawn(process.execPath, args, { cwd: '/', env: withoutSettings(environment), detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, args, { cwd: '/', env: withoutSettings(environment), detached: true, stdio: ['ignore', 'ignore', 'pipe'] })
   const said = new LastWords(child.stderr)
+  let ended = false
+  child.once('error', () => (ended = true))
+  child.once('close', () => (ended = true))
   try {
-    await untilReady(child, current.path, said, signal)
+    await untilItAnswers(current, () => ended, said, signal)
   } catch (error) {
     child.kill('SIGTERM') // half a start is none
     throw error
   } finally {
     child.unref()
-    for (const stream of [child.stdout, child.stderr]) stream.destroy()
+    child.stderr.destroy()
   }
   return { fork: current, did: 'started' }
 }
 
 class LastWords {
-  text = ''
+  #text = ''
 
   constructor(stream: Readable) {
-    stream.setEncoding('utf8').on('data', (text: string) => (this.text = (this.text + text).slice(-8_000)))
+    stream.setEncoding('utf8').on('data', (text: string) => (this.#text = (this.#text + text).slice(-8_000)))
   }
 
   /** What it said when it gave up. */
   get sentence(): string | undefined {
-    return this.text.split('\n').findLast((line) => line.startsWith('beyond-pg: '))?.slice('beyond-pg: '.length)
+    return this.#text.split('\n').findLast((line) => line.startsWith('beyond-pg: '))?.slice('beyond-pg: '.length)
   }
 }
 
-/** The first that it prints on standard output is that it is ready. */
-async function untilReady(child: ChildProcessByStdio<null, Readable, Readable>, directory: string, said: LastWords, signal: AbortSignal): Promise<void> {
-  const over = new AbortController()
-  const options = { signal: AbortSignal.any([over.signal, signal]) }
-  const ready = once(child.stdout, 'data', options).then(() => undefined)
-  const ended = once(child, 'close', options).then(() => {
-    throw new BeyondError('CHILD_FAILED', `The fork in ${directory} did not start: ${said.sentence ?? `${boxLog(directory)} says why.`}`)
-  })
-  const late = sleep(START_MS, undefined, options).then(() => {
-    throw new BeyondError('TIMEOUT', `The fork in ${directory} was not ready within ${START_MS / 1000} s: ${boxLog(directory)} says how far it came.`)
-  })
-  for (const wait of [ready, ended, late]) wait.catch(() => undefined)
-  try {
-    await Promise.race([ready, ended, late])
-  } finally {
-    over.abort()
-  }
-}
-
-/** One that somebody else has just started. */
-async function untilItAnswers({ path, record }: Fork, supervisor: ProcessIdentity, signal: AbortSignal): Promise<void> {
+/** Its own password is the proof that it is this box which answers, and not another one on its port. */
+async function untilItAnswers({ path, record }: Fork, hasEnded: () => boolean, said: LastWords | undefined, signal: AbortSignal): Promise<void> {
+  const log = join(path, 'log', 'beyond-pg.log')
   const password = (readIfThere(passwordFile(join(path, 'secrets'), 'postgres')) ?? '').trim()
   const address = { host: '127.0.0.1', port: record.ports.pooler, user: 'postgres', password, database: 'postgres' }
   for (const deadline = Date.now() + START_MS; Date.now() < deadline; await sleep(LOOK_AGAIN_MS, undefined, { signal })) {
-    if (!isAlive(supervisor)) throw new BeyondError('CHILD_FAILED', `The fork in ${path} was starting and has ended: ${boxLog(path)} says why.`)
-    const answers = await withDatabase(address, QUERY_MS, (client) => client.query('SELECT 1')).then(() => true, (error: unknown) => sqlStateOf(error) !== undefined)
-    if (answers) return
+    if (hasEnded()) throw new BeyondError('CHILD_FAILED', `The fork in ${path} did not start: ${said?.sentence ?? `${log} says why.`}`)
+    if (await answers(address)) return
   }
-  throw new BeyondError('TIMEOUT', `The fork in ${path} runs and does not answer on port ${record.ports.pooler}: ${boxLog(path)} says why.`)
+  throw new BeyondError('TIMEOUT', `The fork in ${path} does not answer on port ${record.ports.pooler} after ${START_MS / 1000} s: ${log} says why.`)
+}
+
+/** Its operator may have given its superuser another password: a refusal is an answer then. */
+async function answers(address: DatabaseAddress): Promise<boolean> {
+  try {
+    await withDatabase(address, QUERY_MS, (client) => client.query('SELECT 1'))
+    return true
+  } catch (error) {
+    return sqlStateOf(error) === '28P01'
+  }
 }
 
 /** Ports are kept, unless another program has one now. */
@@ -177,8 +170,6 @@ async function endOrphans(path: string, logger: Logger, signal: AbortSignal): Pr
     throw error
   }
 }
-
-const boxLog = (directory: string): string => join(directory, 'log', 'beyond-pg.log')
 
 /** The settings of whoever calls us are another box's; where programs are, they know better than our file. */
 function withoutSettings(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {

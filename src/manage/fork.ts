@@ -218,8 +218,8 @@ function writeFork(directory: string, { source, name, settings }: { source: Layo
 
 /** Libraries that objects of the database need. */
 function layerOf(source: Layout, name: string): Settings {
-  const image = readIfThere(join(source.confD, '00-image.conf')) ?? ''
-  const [, libraries] = /^shared_preload_libraries = '(.*)'$/m.exec(image) ?? []
+  const layers = ['00-image.conf', FORK_LAYER].map((file) => readIfThere(join(source.confD, file)) ?? '').join('')
+  const [, libraries] = [...layers.matchAll(/^shared_preload_libraries = '(.*)'$/gm)].at(-1) ?? []
   return { cluster_name: `beyond-pg fork ${name}`.slice(0, 63), ...(libraries === undefined ? {} : { shared_preload_libraries: libraries }) }
 }
 
