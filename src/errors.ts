@@ -71,6 +71,8 @@ export const codes = {
   CHILD_FAILED: { exit: exit.failed, retry: true },
   /** A wait reached its deadline. */
   TIMEOUT: { exit: exit.unavailable, retry: true },
+  /** The certificate is right, and its role does not allow this. */
+  FORBIDDEN: { exit: exit.environment, retry: false },
   /** What is asked for by name is not there. */
   NOT_FOUND: { exit: exit.failed, retry: false },
   /** A later generation has sealed or attached the sink: whoever asks is no longer the primary. */
