@@ -13,9 +13,11 @@ import { postgresData } from './steps/postgres-data.ts'
 import { certificates, passwords, renewal } from './steps/secrets.ts'
 import { retuning } from './steps/retuning.ts'
 import type { Boot, Step } from './steps/step.ts'
+import { promises } from './steps/promises.ts'
 import { ports, programs } from './steps/surroundings.ts'
 
 export const bootSteps: readonly Step[] = [
+  promises, //          nothing is asked for that can't be kept
   volume, //            the one that was promised, mounted
   dataDirectory, //     ours, with its folders
   lock, //              one box per directory

@@ -71,7 +71,7 @@ export const boxSettings = {
     fallback: 'primary',
     otherwise: 'primary',
     need: 'box',
-    about: 'what this box is; a volume of one tier is never taken for another',
+    about: 'what this box is; a volume of one tier is never taken for another (sink is refused: not in this version)',
     parse: (text) => (text === 'primary' || text === 'replica' || text === 'sink' ? text : undefined),
   }),
   primaryConninfo: define<Conninfo | undefined>({
@@ -88,7 +88,7 @@ export const boxSettings = {
     type: 'a list of https:// URLs, separated by commas',
     fallback: [],
     need: 'box',
-    about: 'the sinks that must hold a commit before it is acknowledged',
+    about: 'the sinks that must hold a commit before it is acknowledged (refused: not in this version)',
     parse: (text) => list(text, (entry) => (URL.parse(entry)?.protocol === 'https:' ? entry : undefined)),
   }),
   pitrTarget: define<PitrTarget | undefined>({
@@ -96,7 +96,7 @@ export const boxSettings = {
     type: 'a time such as 2026-01-31T12:00:00Z, an LSN, name:NAME, xid:NUMBER or immediate',
     fallback: undefined,
     need: 'box',
-    about: 'recover to this point, once',
+    about: 'recover to this point, once (refused: not in this version)',
     parse: parsePitrTarget,
   }),
   ephemeral: define({

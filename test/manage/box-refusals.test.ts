@@ -110,6 +110,19 @@ test('a full disk, and what was begun on it is removed', { skip: !isRoot && 'nee
   }
 })
 
+test('promises that this version can not keep', async (t) => {
+  const data = join(temporaryFolder(t), 'box')
+  const ports = await freePorts()
+  for (const [key, value] of [['BEYOND_PG_TIER', 'sink'], ['BEYOND_PG_WAL_SINK', 'https://sink:9000'], ['BEYOND_PG_PITR_TARGET', 'immediate']]) {
+    await refusal(startArguments(data, ports), { code: 2, sentence: new RegExp(`${key} can't be honoured: .*; remove it`) }, { [key]: value })
+  }
+  await refusal([...startArguments(data, ports), '--settings', join(data, 'none')], { code: 2, sentence: /The settings in .*none can't be read: ENOENT/ })
+  const elsewhere = { BEYOND_VOLUME_MOUNT: join(data, '..') }
+  await refusal(startArguments(data, ports), { code: 5, sentence: /The volume that must be mounted on .* is not: mount it/ }, elsewhere)
+  await refusal(startArguments(data, ports), { code: 2, sentence: /does not lie on the volume \/proc/ }, { BEYOND_VOLUME_MOUNT: '/proc' })
+  assert.ok(!existsSync(data))
+})
+
 test('programs and arguments that will not do', async (t) => {
   const ports = await freePorts()
   const folder = temporaryFolder(t)
