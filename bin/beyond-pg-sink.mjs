@@ -1,0 +1,4 @@
+#!/usr/bin/env node
+import { runExecutable } from './run-executable.mjs'
+
+await runExecutable('beyond-pg-sink')
