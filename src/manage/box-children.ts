@@ -22,6 +22,7 @@ import type { ChildSpec } from './supervised-child.ts'
 const SLOT = 'beyond_cdc'
 const LOOK_AGAIN_MS = 20
 const QUERY_MS = 5_000
+const LIVENESS_MS = 15_000
 
 export type BoxParts = {
   readonly config: BoxConfig
@@ -50,6 +51,7 @@ export function postgresChild({ config, layout, programs, passwords, environment
     ready: async (_process, signal) => {
       await untilAnswered(admin, signal, (sqlState) => sqlState === '28P01' || sqlState === '28000')
     },
+    liveness: { ask: () => answered(admin, 'SELECT 1'), everyMs: LIVENESS_MS, otherwise: 'warn' },
     beforeStop: async (hurry) => {
       // The shutdown's own checkpoint then has little left to write.
       const checkpoint = withDatabase(admin, 30_000, (client) => client.query('CHECKPOINT'))
@@ -88,6 +90,7 @@ export function poolerChild(
       await untilAnswered({ ...address, database: 'postgres' }, signal, () => false, "SELECT FROM beyond_pooler.lookup('beyond_pooler')")
     },
     readyWithinMs: 60_000,
+    liveness: { ask: () => answered({ ...address, database: 'pgbouncer' }, 'SHOW VERSION'), everyMs: LIVENESS_MS, otherwise: 'restart' },
     stopSteps: poolerStopSteps,
     hurrySignal: 'SIGKILL',
   }
@@ -180,6 +183,15 @@ export function cdcAccount(account: Account): Account | undefined {
 
 // Beside us in the tree, and with our own ending: .ts in a checkout, .js when compiled.
 const cdcProgram = (): string => fileURLToPath(new URL(`../beyond-pg-cdc${import.meta.url.slice(-3)}`, import.meta.url))
+
+/** A refusal, as with too many clients, is an answer too. */
+async function answered(address: DatabaseAddress, query: string): Promise<void> {
+  try {
+    await withDatabase(address, QUERY_MS, (client) => client.query(query))
+  } catch (error) {
+    if (sqlStateOf(error) === undefined) throw error
+  }
+}
 
 async function untilListening(pid: number, udpPort: number, signal: AbortSignal): Promise<void> {
   while (!holdsUdpPort(pid, udpPort)) await sleep(LOOK_AGAIN_MS, undefined, { signal })

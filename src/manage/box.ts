@@ -84,7 +84,13 @@ export async function runBox(config: BoxConfig, surroundings: BoxSurroundings): 
       return child
     },
   }
-  await takeSteps(boot, onStep)
+  try {
+    await takeSteps(boot, onStep)
+  } catch (error) {
+    // What ran before goes on: a start that fails, of a new version perhaps, is no reason to stop a database that works.
+    if (!stop.aborted) for (const child of Object.values(boot.children)) if (child?.ranBefore) child.release()
+    throw error
+  }
 
   const { layout, logger } = boot
   const box = given(boot.box, 'box.json')
@@ -104,6 +110,7 @@ export async function runBox(config: BoxConfig, surroundings: BoxSurroundings): 
   }
   logger.info('stopping')
   await runHooks('pre-stop', { config: boot.config, layout, environment: boot.childEnvironment, logger, signal: hurry }).catch(() => undefined) // cut short
+  await boot.children.postgres?.prepareStop(hurry) // a checkpoint, while clients are still served
   await children.disposeAsync()
   removeTemporarySockets(layout)
   removeRecord(layout.run, 'supervisor')

@@ -66,6 +66,11 @@ export class PoolerWorkers {
     return this.#first.state
   }
 
+  /** They were there before this supervisor. */
+  get ranBefore(): boolean {
+    return this.#first.ranBefore
+  }
+
   /** All that are to run, the first one first. */
   get children(): readonly SupervisedChild[] {
     return [...this.#workers.entries()].sort(([a], [b]) => a - b).map(([, child]) => child)

@@ -31,6 +31,11 @@ export type ChildSpec = Command & {
   readonly ready: (process: RunningProcess, signal: AbortSignal) => Promise<void>
   /** Undefined: as long as it lives. Crash recovery may take minutes. */
   readonly readyWithinMs?: number
+  /**
+   * Asked from time to time while it runs; rejects when there is no answer. One that gives none several times in a row is ended and
+   * started again, or only told about: a database that is busy must not be killed for it.
+   */
+  readonly liveness?: { readonly ask: () => Promise<void>; readonly everyMs: number; readonly otherwise: 'restart' | 'warn' }
   /** Makes it read its config files again. */
   readonly reloadSignal?: NodeJS.Signals
   /** Whether trying again soon is no use. */
@@ -61,6 +66,7 @@ type Surroundings = {
 type Waiter = { readonly resolve: () => void; readonly reject: (error: Error) => void }
 
 const HURRY_MS = 5_000
+const UNANSWERED_MOST = 3
 /** How often a long start, such as a crash recovery, is told about. */
 const PROGRESS_MS = 10_000
 
@@ -106,6 +112,12 @@ export class SupervisedChild {
     return this.#restarts
   }
 
+  /** It was there before this supervisor. */
+  get ranBefore(): boolean {
+    const state = this.#state
+    return this.#survivor !== undefined || ((state.status === 'starting' || state.status === 'running') && state.process.adopted)
+  }
+
   /** Keeps it running from now on. Resolves when it serves for the first time, rejects when its first start fails. */
   start(): Promise<void> {
     const first = new Promise<void>((resolve, reject) => this.#waiters.push({ resolve, reject }))
@@ -137,6 +149,11 @@ export class SupervisedChild {
     if (!reloadSignal || (this.#state.status !== 'running' && this.#state.status !== 'starting')) return false
     this.#state.process.signal(reloadSignal)
     return true
+  }
+
+  /** What an orderly stop does while it still serves, such as a checkpoint: done ahead, it takes nothing from its clients. */
+  async prepareStop(hurry: AbortSignal): Promise<void> {
+    if (this.#state.status === 'running') await this.#beforeStop(hurry)
   }
 
   /** Ends it for good. Aborting `hurry` cuts every wait short. Calling it twice, before the start or after `release` is harmless. */
@@ -273,6 +290,7 @@ export class SupervisedChild {
       this.#state = { status: 'running', process, since: this.#now() }
       this.#logger.info({ childPid: process.pid }, 'ready')
       this.#tell((waiter) => waiter.resolve())
+      void this.#watchLiveness(process, over.signal)
     } else if (!this.#stopping.signal.aborted && !this.#released) {
       if (patience[0]?.aborted) this.#logger.error({ withinMs: readyWithinMs }, 'not ready in time')
       process.killGroup()
@@ -280,6 +298,19 @@ export class SupervisedChild {
     const exit = await process.exited
     over.abort()
     return exit
+  }
+
+  async #watchLiveness(process: RunningProcess, over: AbortSignal): Promise<void> {
+    const { liveness } = this.#spec
+    if (!liveness) return
+    const signal = AbortSignal.any([over, this.#stopping.signal])
+    for (let unanswered = 0; await passes(liveness.everyMs, signal); ) {
+      unanswered = await liveness.ask().then(() => 0, () => unanswered + 1)
+      if (signal.aborted || this.#released || unanswered < UNANSWERED_MOST) continue
+      this.#logger.error({ childPid: process.pid, unanswered }, 'does not answer')
+      unanswered = 0
+      if (liveness.otherwise === 'restart') await this.#end(process, this.#stopping.signal)
+    }
   }
 
   async #beforeStop(hurry: AbortSignal): Promise<void> {
@@ -345,6 +376,9 @@ async function endsWithin(process: RunningProcess, milliseconds: number, hurry?:
   over.abort()
   return ended
 }
+
+/** False when it was aborted first. */
+const passes = (milliseconds: number, signal: AbortSignal): Promise<boolean> => sleep(milliseconds, true, { signal, ref: false }).catch(() => false)
 
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => (signal.aborted ? resolve() : signal.addEventListener('abort', () => resolve(), { once: true })))

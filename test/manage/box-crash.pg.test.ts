@@ -5,6 +5,7 @@ import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Client } from 'pg'
+import { runTestBox, testConfig } from './box-in-process.ts'
 import { type BoxProcess, freePorts, kill, processesIn, query, startBox, superuserPassword, temporaryFolder, until } from './box-process.ts'
 
 /** While a child is down there is no record, so the number is another one too. */
@@ -73,6 +74,20 @@ test('a box comes back from whatever is killed', async (t) => {
     await until(answers)
     assert.equal(recordedPid(data, 'pgbouncer'), pooler)
     assert.equal(await count(), rows)
+    await insert()
+  })
+
+  await t.test('a start that fails leaves what ran before as it is', async () => {
+    const before = ['postgres', 'pgbouncer'].map((name) => recordedPid(data, name))
+    box.signal('SIGKILL')
+    await box.ended
+    const onStep = (step: string): void => {
+      if (step === 'roles and databases') throw new Error('a new version with a fault')
+    }
+    await assert.rejects(runTestBox(t, testConfig(data, ports), { onStep }), /a new version with a fault/)
+    await insert()
+    await restart()
+    assert.deepEqual(['postgres', 'pgbouncer'].map((name) => recordedPid(data, name)), before)
     await insert()
   })
 

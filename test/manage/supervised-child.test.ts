@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pino from 'pino'
 import { BeyondError } from '../../src/errors.ts'
 import { readRecord } from '../../src/manage/child-process.ts'
@@ -229,4 +230,33 @@ test('a child that floods its pipe while nobody reads is not held up', async (t)
   writeFileSync(go, '\n')
   await until(() => existsSync(`${go}.done`), 10_000)
   process.kill(readRecord(first.runDirectory, 'test')?.pid ?? 0, 'SIGKILL')
+})
+
+test('one that does not answer three times in a row is ended and started again', async (t) => {
+  let answers = true
+  const { child, runDirectory } = shell(t, 'echo ready; exec sleep 600', {
+    liveness: { ask: () => (answers ? Promise.resolve() : Promise.reject(new Error('no answer'))), everyMs: 10, otherwise: 'restart' },
+  })
+  await child.start()
+  const pid = readRecord(runDirectory, 'test')?.pid
+  await sleep(100)
+  assert.equal(readRecord(runDirectory, 'test')?.pid, pid)
+  answers = false
+  await until(() => child.restarts === 1)
+  answers = true
+  await until(() => child.state.status === 'running')
+  assert.notEqual(readRecord(runDirectory, 'test')?.pid, pid)
+})
+
+test('one that must not be killed for being busy is only told about', async (t) => {
+  let asked = 0
+  const ask = (): Promise<void> => {
+    asked++
+    return Promise.reject(new Error('busy'))
+  }
+  const { child } = shell(t, 'echo ready; exec sleep 600', { liveness: { ask, everyMs: 5, otherwise: 'warn' } })
+  await child.start()
+  await until(() => asked > 10)
+  assert.equal(child.restarts, 0)
+  assert.equal(child.state.status, 'running')
 })
