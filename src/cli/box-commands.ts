@@ -4,11 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { BeyondError, codeOf, exit } from '../errors.ts'
 import { locateBox } from '../manage/locate-box.ts'
-import { tailLog } from '../manage/log-tail.ts'
+import { logFilter, tailLog } from '../manage/log-tail.ts'
 import { call, socketPath, stream } from '../manage/rpc-client.ts'
-import { logFilter } from '../manage/rpc-methods.ts'
 import type { BoxStatus, Health } from '../manage/status-facts.ts'
-import { boxStatusText, findingLines } from './box-status-text.ts'
+import { findingLines } from './box-findings.ts'
 import { logLineText } from './box-log-text.ts'
 import { Output } from './output.ts'
 import { type ColorFlag, wantsColor } from './terminal.ts'
@@ -47,6 +46,7 @@ export function addBoxCommands(program: Command, io: BoxIo): void {
     .addOption(colorOption())
     .action(async (flags: JsonFlag & { color: ColorFlag }) => {
       const status = (await call(pathOf(flags), 'status', { deadlineMs: 15_000, signal: io.signal() })) as BoxStatus
+      const { boxStatusText } = await import('./box-status-text.ts') // a probe does without
       const text = boxStatusText(status, { columns: Math.min(WIDEST, io.stdout.columns ?? WIDEST), color: wantsColor(flags.color, io.stdout, io.env) })
       await output().write(flags.json ? `${JSON.stringify(status)}\n` : text)
       io.setExitCode(exitCodeOf(status.health))
@@ -71,7 +71,6 @@ export function addBoxCommands(program: Command, io: BoxIo): void {
   ask('pause', 'hold all queries of all clients back, when the running transactions have ended', ({ ms }) => `Paused after ${String(ms)} ms: clients wait until beyond-pg resume.`, ({ within }) => ({ withinMs: within }))
     .addOption(new Option('--within <seconds>', 'give up when transactions still run then').default(10_000, '10').argParser(seconds))
   ask('resume', 'let the queries go again', () => 'Queries go on.')
-  ask('retune', 'tune Postgres to the memory and processors of now', retuneSentence)
   ask('promote', 'make a replica a primary, when its primary is gone for good', ({ timeline, lsn }) => `This box is a primary now, on timeline ${String(timeline)}, at ${String(lsn)}.`)
 
   command('shutdown', 'stop the box in order, and wait until it is gone').action(async (flags: DataFlag) => {
@@ -137,12 +136,6 @@ function reloadSentence({ pendingRestart, badSettings }: Answer): string {
     ...(waiting.length === 0 ? [] : [`These wait for a restart of Postgres: ${waiting.join(', ')}.`]),
     ...bad.map(({ file, line, error }) => `Not in effect: ${file}:${line}: ${error}.`),
   ].join('\n')
-}
-
-function retuneSentence({ outcome, reason, stallMs, changed }: Answer): string {
-  const count = Array.isArray(changed) ? changed.length : 0
-  const what = { unchanged: 'Nothing is to be changed', reloaded: `Changed ${count} settings`, restarted: `Changed ${count} settings and restarted Postgres` }[String(outcome)] ?? String(outcome)
-  return `${what}${typeof stallMs === 'number' ? `; queries waited for ${stallMs} ms` : ''}${typeof reason === 'string' ? `: ${reason}` : ''}.`
 }
 
 const colorOption = (): Option => new Option('--color <when>', 'colours').choices(['auto', 'always', 'never']).default('auto')

@@ -1,12 +1,12 @@
 /** The status of a box for somebody who is tired: what runs, what is protected, how far behind, what needs attention. Pure. */
-import { type BoxStatus, type ChildFacts, type Finding, known, type PostgresFacts, type Verdict } from '../manage/status-facts.ts'
+import { type BoxStatus, type ChildFacts, known, type PostgresFacts, type Verdict } from '../manage/status-facts.ts'
+import { findingLines, LABEL } from './box-findings.ts'
 import { count } from './format-change.ts'
 import { shownBytes, shownDuration } from './format-status.ts'
-import { displayWidth, fit, type Piece, printable, renderLine, type Style } from './terminal.ts'
+import { type Piece, printable, renderLine } from './terminal.ts'
 
 export type StatusTextOptions = { readonly columns: number; readonly color: boolean }
 
-const LABEL = 11
 const VERDICTS: Readonly<Record<Verdict, Piece>> = {
   healthy: ['healthy', 'green'],
   warning: ['works, with warnings', 'yellow'],
@@ -20,18 +20,6 @@ export function boxStatusText(status: BoxStatus, { columns, color }: StatusTextO
   const rows: Row[] = [...box(status, now), ...postgres(status, now), ...pooler(status, now), ...changes(status, now), ...disk(status), ...certificates(status)]
   const lines = rows.map(([label, ...pieces]) => renderLine([[label.padEnd(LABEL), 'dim'], ...pieces.map(([text, style = 'plain']): Piece => [printable(text), style])], { columns, color }))
   return `${[...lines, ...findingLines(status.health.findings, columns, color)].map((line) => line.trimEnd()).join('\n')}\n`
-}
-
-/** Each finding with what to do, wrapped: nothing of it is cut off. */
-export function findingLines(findings: readonly Finding[], columns: number, color: boolean): string[] {
-  return findings.flatMap(({ level, text, todo }) => {
-    const style: Style = level === 'problem' ? 'red' : 'yellow'
-    const label = level === 'problem' ? 'PROBLEM' : 'warning'
-    const width = Math.max(20, columns - LABEL)
-    const what = wrap(printable(text), width).map((line, at): Piece[] => [[(at === 0 ? label : '').padEnd(LABEL), style], [line]])
-    const how = wrap(`→ ${printable(todo)}`, width).map((line, at): Piece[] => [[''.padEnd(LABEL)], [`${at === 0 ? '' : '  '}${line}`, 'bold']])
-    return ['', ...[...what, ...how].map((pieces) => renderLine(pieces, { columns, color }).trimEnd())]
-  })
 }
 
 function box({ box, health, query }: BoxStatus, now: number): Row[] {
@@ -139,25 +127,3 @@ function childPieces(children: readonly ChildFacts[], name: string, now: number)
 }
 
 const since = (iso: string, now: number): string => shownDuration(Math.max(0, now - Date.parse(iso)))
-
-/** Words into lines; a word that is too long is cut into pieces. */
-function wrap(text: string, columns: number): string[] {
-  const lines: string[] = []
-  let line = ''
-  for (let word of text.split(' ')) {
-    while (displayWidth(word) > columns) {
-      const piece = fit(word, columns + 1).slice(0, columns)
-      if (line !== '') lines.push(line)
-      lines.push(piece)
-      line = ''
-      word = word.slice(piece.length)
-    }
-    const longer = line === '' ? word : `${line} ${word}`
-    if (displayWidth(longer) <= columns) line = longer
-    else {
-      lines.push(line)
-      line = word
-    }
-  }
-  return line === '' ? lines : [...lines, line]
-}

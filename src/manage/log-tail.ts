@@ -98,3 +98,20 @@ async function openLog(path: string): Promise<FileHandle> {
     throw fromSystem(error, 'reading the log')
   }
 }
+
+/** Lines of the log, from this level on. pino's numbers. */
+const LEVELS = { debug: 20, info: 30, warn: 40, error: 50 } as const
+export type LogLevel = keyof typeof LEVELS
+
+/** `child` box: what the supervisor itself says. */
+export function logFilter(child: string | undefined, level: LogLevel | undefined): (line: string) => boolean {
+  if (child === undefined && level === undefined) return () => true
+  return (line) => {
+    try {
+      const event = JSON.parse(line) as { level?: number; child?: string }
+      return (child === undefined || (event.child ?? 'box') === child) && (level === undefined || (event.level ?? 0) >= LEVELS[level])
+    } catch {
+      return false
+    }
+  }
+}

@@ -1,12 +1,12 @@
 /** Asks a box on this machine over its management socket. One connection per question: they are few, and cheap. */
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
-import { basename, dirname, join } from 'node:path'
+import { basename, dirname } from 'node:path'
 import { BeyondError, fromSystem } from '../errors.ts'
 import { decodeAnswer, encodeRequest, LineReader, MAX_ANSWER_BYTES, type Params } from './rpc-protocol.ts'
-import { openFolder } from './rpc-server.ts'
+import { openFolder } from './rpc-socket.ts'
 
-export const socketPath = (dataDirectory: string): string => join(dataDirectory, 'run', 'rpc.sock')
+export { socketPath } from './rpc-socket.ts'
 
 export type CallOptions = {
   readonly params?: Params

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BeyondError } from '../errors.ts'
 import { type DatabaseAddress, withDatabase } from './database-client.ts'
-import { tailLog } from './log-tail.ts'
+import { type LogLevel, logFilter, tailLog } from './log-tail.ts'
 import { metricsOf } from './metrics.ts'
 import { PoolerConsole } from './pooler-console.ts'
 import { flag, integer, oneOf, type Params, readParams } from './rpc-protocol.ts'
@@ -10,8 +10,6 @@ import type { Method, MethodContext } from './rpc-server.ts'
 import { type BoxView, gatherStatus } from './status.ts'
 import type { BoxStatus } from './status-facts.ts'
 
-/** Lines of the log, from this level on. pino's numbers. */
-const LEVELS = { debug: 20, info: 30, warn: 40, error: 50 } as const
 const MAX_LOG_LINES = 10_000
 const DEFAULT_LOG_LINES = 100
 
@@ -44,7 +42,7 @@ export const logParameters = {
   level: oneOf('debug', 'info', 'warn', 'error'),
 }
 
-type LogParameters = { readonly lines: number; readonly follow: boolean; readonly child: string | undefined; readonly level: keyof typeof LEVELS | undefined }
+type LogParameters = { readonly lines: number; readonly follow: boolean; readonly child: string | undefined; readonly level: LogLevel | undefined }
 
 export function method<T>(
   deadlineMs: number | undefined,
@@ -122,19 +120,6 @@ async function promote(address: DatabaseAddress, signal: AbortSignal): Promise<o
 async function logs(path: string, { lines, follow, child, level }: LogParameters, { signal, send }: MethodContext): Promise<object> {
   await tailLog(path, { lines, follow, wanted: logFilter(child, level) }, send, signal)
   return {}
-}
-
-/** `child` box: what the supervisor itself says. */
-export function logFilter(child: string | undefined, level: keyof typeof LEVELS | undefined): (line: string) => boolean {
-  if (child === undefined && level === undefined) return () => true
-  return (line) => {
-    try {
-      const event = JSON.parse(line) as { level?: number; child?: string }
-      return (child === undefined || (event.child ?? 'box') === child) && (level === undefined || (event.level ?? 0) >= LEVELS[level])
-    } catch {
-      return false
-    }
-  }
 }
 
 /** The orderly stop, once the answer is on its way. */

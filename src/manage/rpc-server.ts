@@ -5,10 +5,10 @@
  * Everything is bounded: connections, requests at a time, the length of a line, the time that a line, a request or a slow
  * reader may take. Owns the socket's file and its connections; what a request does is the business of its method.
  */
-import { chmodSync, closeSync, lstatSync, openSync, renameSync, rmSync } from 'node:fs'
+import { chmodSync, lstatSync, renameSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
-import { dirname, basename, join } from 'node:path'
+import { basename, dirname } from 'node:path'
 import type { Logger } from 'pino'
 import { BeyondError, codeOf, fromSystem } from '../errors.ts'
 import { type Peer, peerOf } from './rpc-peer.ts'
@@ -23,6 +23,7 @@ import {
   type Request,
   type RequestId,
 } from './rpc-protocol.ts'
+import { openFolder } from './rpc-socket.ts'
 
 export type MethodContext = {
   /** Aborts at the deadline, at a cancel, when the client is gone, and when the box stops. */
@@ -293,10 +294,4 @@ const MAX_UNREAD_BYTES = 4 * 1024 * 1024
 
 function mayManage(peer: Peer | undefined): boolean {
   return peer !== undefined && (peer.uid === 0 || peer.uid === process.getuid?.())
-}
-
-/** A Unix socket's path holds 107 bytes; through the folder's descriptor any path is short. unix(7) */
-export function openFolder(path: string): Disposable & { readonly below: (name: string) => string } {
-  const fd = openSync(path, 'r')
-  return { below: (name) => join('/proc/self/fd', String(fd), name), [Symbol.dispose]: () => closeSync(fd) }
 }

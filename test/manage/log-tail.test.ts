@@ -3,12 +3,11 @@ import { appendFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
-import { tailLog } from '../../src/manage/log-tail.ts'
-import { logFilter } from '../../src/manage/rpc-methods.ts'
+import { logFilter, tailLog } from '../../src/manage/log-tail.ts'
 import { Random, testSeed } from '../support/random.ts'
 import { until } from './box-process.ts'
 
-const all = (): boolean => true
+const all = (_line: string): boolean => true
 
 function logIn(t: TestContext, text: string): string {
   const folder = mkdtempSync(join(tmpdir(), 'beyond-log-'))
