@@ -14,7 +14,6 @@ import { tellsDiskFull } from './log-line.ts'
 import { writeDataStubs } from './postgres-data.ts'
 import type { Programs } from './programs.ts'
 import { type Outcome, runOnce } from './run-once.ts'
-import { endProcessesOf } from './stray-processes.ts'
 
 export type BaseBackupOptions = {
   readonly layout: Layout
@@ -47,10 +46,9 @@ export function replicaPassfile(layout: Layout, conninfo: Conninfo): { path: str
   return password === undefined ? undefined : { path: passfilePath(layout), content: passfileLine(password) }
 }
 
+/** `layout.postgresUnfinished` must not exist. */
 export async function copyPrimary({ layout, programs, conninfo, environment, logger, signal }: BaseBackupOptions): Promise<void> {
   const { postgresUnfinished: unfinished, account, accountOwner: owner } = layout
-  await endProcessesOf(unfinished, logger, signal)
-  rmSync(unfinished, { recursive: true, force: true })
   const passfile = replicaPassfile(layout, conninfo)
   if (passfile) writeFileAtomic(passfile.path, passfile.content, { mode: 0o600, owner })
   const slot = replicaSlot(layout)

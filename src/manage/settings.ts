@@ -290,8 +290,8 @@ export type BoxSettings = { readonly [Name in SettingName]: (typeof boxSettings)
 export type GivenSetting = { readonly text: string; readonly origin: string }
 export type GivenSettings = Readonly<Record<string, GivenSetting>>
 
-/** Variables of the same prefix that belong to set-up and tests, not to the box. */
-const NOT_OURS = /^BEYOND_(PG_CACHE$|PG_MIRROR$|TEST_)/
+/** Variables of the same prefix that belong to set-up, hooks, sinks and tests, not to the box. */
+const NOT_OURS = /^BEYOND_(PG_CACHE$|PG_MIRROR$|HOOK$|SINK_|TEST_)/
 
 /** Checks each value alone, and that there is no key that nobody knows. Throws BAD_ARGUMENT. */
 export function parseSettings(given: GivenSettings): BoxSettings {

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { readMarker } from '../../src/manage/layout.ts'
 import { scramVerifier } from '../../src/manage/scram.ts'
 import { runTestBox, testConfig } from './box-in-process.ts'
-import { freePorts, processesIn, query, temporaryFolder, until } from './box-process.ts'
+import { BoxProcess, freePorts, processesIn, query, startArguments, temporaryFolder, until } from './box-process.ts'
 
 test('a replica from its copy to its refusal to be a primary', async (t) => {
   const folder = temporaryFolder(t)
@@ -31,8 +31,16 @@ test('a replica from its copy to its refusal to be a primary', async (t) => {
     }
   })
 
-  mkdirSync(join(second, 'postgres.unfinished')) // half a copy, from long ago
-  writeFileSync(join(second, 'postgres.unfinished/PG_VERSION'), '18\n')
+  await t.test('killed while it copies, the next boot begins anew', async () => {
+    const env = { BEYOND_PG_TIER: settings.BEYOND_PG_TIER, BEYOND_PG_PRIMARY_CONNINFO: settings.BEYOND_PG_PRIMARY_CONNINFO }
+    const killed = new BoxProcess(startArguments(second, morePorts), { env })
+    await until(() => existsSync(join(second, 'postgres.unfinished/PG_VERSION')) || existsSync(join(second, 'postgres')))
+    killed.signal('SIGKILL')
+    await killed.ended
+    mkdirSync(join(second, 'postgres.unfinished/more'), { recursive: true })
+    writeFileSync(join(second, 'postgres.unfinished/more/half'), '')
+  })
+
   let replica = await runTestBox(t, config())
   const count = async (): Promise<unknown> => (await query(replica.box, 'SELECT count(*)::int AS n FROM kept', ann))[0]['n']
 

@@ -5,6 +5,7 @@ import { BeyondError } from '../../errors.ts'
 import { copyPrimary } from '../base-backup.ts'
 import { readMarker } from '../layout.ts'
 import { ensurePostgresData, markInitialized, planPostgresData, removeUnfinished } from '../postgres-data.ts'
+import { endProcessesOf } from '../stray-processes.ts'
 import { type Boot, given, nothing, type Step, will } from './step.ts'
 
 export const postgresData: Step = {
@@ -20,8 +21,8 @@ export const postgresData: Step = {
     checkTier(boot)
     const says = `${layout.postgres} is ours and of this version${isReplica ? ', a replica' : ''}`
     if (readMarker(layout)?.initialized && !existsSync(layout.postgresUnfinished)) return nothing(says)
-    return will('mark it as made, and remove what was begun', () => {
-      removeUnfinished(layout, boot.logger)
+    return will('mark it as made, and remove what was begun', async () => {
+      await clear(boot)
       markInitialized(layout) // a crash came between the rename and this: from now on a missing directory is a loss
       return says
     })
@@ -47,15 +48,22 @@ function checkTier({ layout, config }: Boot): void {
   }
 }
 
+/** What an earlier boot left working there would go on writing into the new one. */
+async function clear({ layout, logger, stop }: Boot): Promise<void> {
+  await endProcessesOf(layout.postgresUnfinished, logger, stop)
+  removeUnfinished(layout, logger)
+}
+
 async function makePrimary(boot: Boot): Promise<void> {
   const { layout, childEnvironment: environment, logger, stop: signal } = boot
+  await clear(boot)
   const { initdb } = given(boot.programs, 'the programs')
   await ensurePostgresData({ layout, initdb, environment, adminPassword: given(boot.passwords, 'the passwords').beyond_admin, logger, signal })
 }
 
 async function makeReplica(boot: Boot): Promise<void> {
   const { layout, childEnvironment: environment, logger, stop: signal } = boot
-  removeUnfinished(layout, logger)
+  await clear(boot)
   const conninfo = given(boot.config.settings.primaryConninfo, 'the connection to the primary')
   await copyPrimary({ layout, programs: given(boot.programs, 'the programs'), conninfo, environment, logger, signal })
   markInitialized(layout)
