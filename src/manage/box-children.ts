@@ -41,7 +41,9 @@ export function postgresChild({ config, layout, programs, passwords, environment
     name: 'postgres',
     program: programs.postgres,
     args: ['-D', layout.postgres, '-c', `config_file=${layout.config}/postgresql.conf`],
-    environment,
+    // A greedy query may be ended for want of memory, the postmaster last of all: backends take their own score back.
+    oomScoreAdj: -900,
+    environment: { ...environment, PG_OOM_ADJUST_FILE: '/proc/self/oom_score_adj', PG_OOM_ADJUST_VALUE: '0' },
     account: layout.account,
     interpret: postgresLine,
     settings: `${layout.sockets}:${config.postgresPort}`,

@@ -24,7 +24,8 @@ const MAX_CLIENTS = 1000
 
 export function poolerConfig(options: PoolerOptions): string {
   const share = Math.max(1, Math.floor((options.maxConnections - RESERVED_CONNECTIONS) / (options.workers ?? 1)))
-  const poolSize = Math.min(share, Math.max(5, Math.floor(share / 4)))
+  // Of one role in one database: half of them, so that one busy application does not shut out the others.
+  const poolSize = Math.min(share, Math.max(10, Math.floor(share / 2)))
   const settings: Record<string, string | number> = {
     listen_addr: options.listen,
     listen_port: options.port,

@@ -5,6 +5,7 @@
  *   waiting → starting → running → (ended) → backing-off → starting …        any → stopped
  */
 import { createHash } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { BeyondError } from '../errors.ts'
@@ -19,6 +20,8 @@ import type { Exit, RunningProcess } from './running-process.ts'
 export type StopStep = { readonly signal: NodeJS.Signals; readonly withinMs: number }
 
 export type ChildSpec = Command & {
+  /** How readily the kernel ends it when memory runs out, -1000 to 1000; its own children inherit it. Tried as root only. */
+  readonly oomScoreAdj?: number
   /** Reads a line of its output. */
   readonly interpret: (line: string) => LogLine
   /** Takes lines that are not for the log, such as a message that it is ready; true when taken. */
@@ -257,7 +260,9 @@ export class SupervisedChild {
     const { signal } = this.#stopping
     await this.#spec.prepare?.(signal)
     if (signal.aborted || this.#released) return undefined
-    return new ChildProcess(this.#spec, this.#surroundings.runDirectory, { output: this.#output, fingerprint: this.#fingerprint() })
+    const process = new ChildProcess(this.#spec, this.#surroundings.runDirectory, { output: this.#output, fingerprint: this.#fingerprint() })
+    if (this.#spec.oomScoreAdj !== undefined && process.pid !== undefined) adjustOomScore(process.pid, this.#spec.oomScoreAdj)
+    return process
   }
 
   /** Opened with the first use: two readers would take lines from each other. */
@@ -375,6 +380,15 @@ async function endsWithin(process: RunningProcess, milliseconds: number, hurry?:
   const ended = await Promise.race([process.exited.then(() => true), timeout])
   over.abort()
   return ended
+}
+
+/** Source: proc_pid_oom_score_adj(5). */
+function adjustOomScore(pid: number, value: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, String(value))
+  } catch {
+    // not allowed, as in most containers, or the child is gone already
+  }
 }
 
 /** False when it was aborted first. */

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { Client } from 'pg'
 import { runTestBox, testConfig } from './box-in-process.ts'
+import { call, socketPath } from '../../src/manage/rpc-client.ts'
 import { type BoxProcess, freePorts, kill, processesIn, query, startBox, superuserPassword, temporaryFolder, until } from './box-process.ts'
 
 /** While a child is down there is no record, so the number is another one too. */
@@ -26,6 +27,11 @@ test('a box comes back from whatever is killed', async (t) => {
     return box
   }
   await query(file, 'CREATE TABLE kept (id int PRIMARY KEY)')
+  if (process.getuid?.() === 0) {
+    const score = (pid: unknown): string => readFileSync(`/proc/${String(pid)}/oom_score_adj`, 'utf8').trim()
+    const [{ pid }] = await query(file, 'SELECT pg_backend_pid() AS pid')
+    if (score(recordedPid(data, 'postgres')) === '-900') assert.equal(score(pid), '0', 'memory is taken from a backend, not from the postmaster')
+  }
   let rows = 0
   const insert = (): Promise<unknown> => query(file, `INSERT INTO kept VALUES (${++rows})`)
   await insert()
@@ -61,6 +67,11 @@ test('a box comes back from whatever is killed', async (t) => {
     box.signal('SIGKILL')
     await box.ended
     await insert() // nobody has noticed
+    await restart()
+    // In the middle of a change that holds all queries back.
+    await call(socketPath(data), 'pause')
+    box.signal('SIGKILL')
+    await box.ended
     await restart()
     assert.deepEqual(['postgres', 'pgbouncer'].map((name) => recordedPid(data, name)), before)
     assert.equal((await client.query('SELECT count(*)::int AS n FROM kept')).rows[0].n, rows)
