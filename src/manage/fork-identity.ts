@@ -74,8 +74,8 @@ const SUBSCRIPTIONS = `SELECT string_agg(subname::text, ',') AS subscriptions FR
 
 const tablesOf = (publication: string): string =>
   `SELECT CASE WHEN puballtables THEN 'all' ELSE (SELECT string_agg(name, ',') FROM (` +
-  `SELECT nspname || '.' || relname AS name FROM pg_publication_rel JOIN pg_class c ON c.oid = prrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE prpubid = p.oid ` +
-  `UNION ALL SELECT nspname || '.*' FROM pg_publication_namespace JOIN pg_namespace n ON n.oid = pnnspid WHERE pnpubid = p.oid) AS names) END AS streamed ` +
+  `SELECT quote_ident(nspname) || '.' || quote_ident(relname) AS name FROM pg_publication_rel JOIN pg_class c ON c.oid = prrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE prpubid = p.oid ` +
+  `UNION ALL SELECT quote_ident(nspname) || '.*' FROM pg_publication_namespace JOIN pg_namespace n ON n.oid = pnnspid WHERE pnpubid = p.oid) AS names) END AS streamed ` +
   `FROM pg_publication p WHERE pubname = ${literal(publication)}`
 
 /** Runs the statements; returns what Postgres printed. Throws where one fails, or recovery does. */

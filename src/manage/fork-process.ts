@@ -37,7 +37,7 @@ export const stateOf = ({ path }: Fork): ForkState => (supervisorOf(path) ? 'run
 
 /** Every setting of the fork, by key. Its operator may change them; the next start reads them. */
 export function writeForkSettings(directory: string, settings: Readonly<Record<string, string>>): void {
-  const lines = Object.entries(settings).map(([key, value]) => `${key}=${value}`)
+  const lines = Object.entries(settings).map(([key, value]) => `${key}=${/^["']/.test(value) ? `'${value}'` : value}`) // the outer quotes are not the value's
   writeFileAtomic(join(directory, SETTINGS), ['# Settings of this fork: beyond-pg fork start reads them.', ...lines, ''].join('\n'), { mode: 0o600 })
 }
 

@@ -228,7 +228,8 @@ function settingsOf({ config, durable }: ForkOptions, ports: Fork['record']['por
   return {
     ...portSettings(ports),
     BEYOND_VOLUME_EPHEMERAL: String(!durable),
-    ...(streams ? { BEYOND_PG_TABLES: tables } : { BEYOND_PG_NO_CDC: 'true' }),
+    ...(streams ? {} : { BEYOND_PG_NO_CDC: 'true' }),
+    ...(streams && tables !== 'all' ? { BEYOND_PG_TABLES: tables } : {}),
     ...(streams && box ? { BEYOND_PG_DATABASE: box.database } : {}),
     ...(config.postgresBinDir === undefined ? {} : { BEYOND_PG_BINDIR: config.postgresBinDir }),
     BEYOND_PGBOUNCER: programs.pgbouncer,
