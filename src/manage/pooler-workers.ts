@@ -30,9 +30,12 @@ export type PoolerWorkersOptions = {
   readonly runDirectory: string
   readonly logger: Logger
   readonly sampleMs?: number
+  /** Clients that are still there after so long lose their connection, between two transactions. */
+  readonly leaveMs?: number
 }
 
 const SAMPLE_MS = 5_000
+const LEAVE_MS = 3_600_000
 
 export class PoolerWorkers {
   readonly #options: PoolerWorkersOptions
@@ -133,7 +136,7 @@ export class PoolerWorkers {
     }
   }
 
-  /** One worker less, the youngest: resolves when its last client has gone, or the box stops. */
+  /** One worker less, the youngest: resolves when its last client has gone, its time is over, or the box stops. */
   async shed(): Promise<void> {
     const number = Math.max(...this.#workers.keys())
     const child = this.#workers.get(number)
@@ -141,7 +144,7 @@ export class PoolerWorkers {
     this.#workers.delete(number)
     this.#leaving.set(number, child)
     this.#options.logger.info({ worker: number, workers: this.#workers.size }, 'a worker of PgBouncer leaves when its clients have gone')
-    await child.leave('SIGTERM', this.#enough.signal)
+    await child.leave('SIGTERM', AbortSignal.any([this.#enough.signal, AbortSignal.timeout(this.#options.leaveMs ?? LEAVE_MS)]))
     if (this.#enough.signal.aborted) return // `stop` has it
     this.#leaving.delete(number)
     await child.stop(this.#enough.signal)

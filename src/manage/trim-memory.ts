@@ -6,12 +6,19 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 
 const AFTER_START_MS = 5_000
-const EVERY_MS = 600_000
+const EVERY_MS = 60_000
+/** Less than this is not worth the work. */
+const WORTH_BYTES = 4 * 1024 * 1024
 
 export function keepMemoryTrim(): Disposable {
   setFlagsFromString('--expose-gc')
   const gc = runInNewContext('gc') as (options: { type: 'major'; flavor: 'last-resort' }) => void
-  const collect = (): void => gc({ type: 'major', flavor: 'last-resort' })
+  let collected = 0
+  const collect = (): void => {
+    if (process.memoryUsage().heapTotal < collected + WORTH_BYTES) return
+    gc({ type: 'major', flavor: 'last-resort' })
+    collected = process.memoryUsage().heapTotal
+  }
   const first = setTimeout(collect, AFTER_START_MS).unref()
   const later = setInterval(collect, EVERY_MS).unref()
   return {

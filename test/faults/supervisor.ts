@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { BoxProcess, freePorts, kill, processesIn, query, startArguments, superuserPassword, until } from '../manage/box-process.ts'
+import { BoxProcess, freePorts, kill, processesIn, startArguments, superuserPassword, until } from '../manage/box-process.ts'
 import { type BenchResult, Pgbench, preparePgbench } from '../support/pgbench.ts'
 import { Random, testSeed } from '../support/random.ts'
 
@@ -36,8 +36,7 @@ export async function supervisorRounds({ rounds, seed, clients = 20, flags = [],
   try {
     const file = await box.ready()
     const target = { ...file.pooler, user: 'postgres', password: superuserPassword(file), database: 'postgres' }
-    preparePgbench(target, 2)
-    await query(file, 'CHECKPOINT')
+    preparePgbench(target, 1)
     const before = childPids(data)
     assert.ok(before['postgres'] && Object.keys(before).length >= 2)
     await using bench = new Pgbench(target, clients, ...(rate === undefined ? [] : [`--rate=${rate}`]))

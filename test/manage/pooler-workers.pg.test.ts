@@ -136,6 +136,24 @@ default_pool_size = 20
     await workers.restart()
     assert.equal(pids().filter((pid) => pid !== undefined).length, 3)
   })
+
+  await t.test('one that is to go waits for its clients only so long', async () => {
+    await workers.stop(never)
+    workers = new PoolerWorkers({ ...options, leaveMs: 200, leftovers: await Leftovers.find(layout, logger, never) })
+    await workers.start()
+    await workers.add()
+    const clients = await Promise.all(Array.from({ length: 8 }, async () => {
+      const client = new Client(target)
+      client.on('error', () => undefined)
+      await client.connect()
+      return client
+    }))
+    await workers.shed()
+    assert.equal(workers.children.length, 1)
+    const alive = await Promise.all(clients.map((client) => client.query('SELECT 1').then(() => true, () => false)))
+    assert.ok(alive.includes(true), 'those of the other worker are still there')
+    await Promise.all(clients.map((client) => client.end().catch(() => undefined)))
+  })
 })
 
 /** As libpq does it: a connection of its own, 16 bytes, and no answer. https://www.postgresql.org/docs/18/protocol-message-formats.html */
