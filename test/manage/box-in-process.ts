@@ -15,10 +15,10 @@ export type RunningBox = ReadyBox & {
 export type Settings = Record<string, string>
 
 /** Ports, folder and programs of a test, beside what the test says. */
-export function testConfig(data: string, ports: Ports, settings: Settings = {}): BoxConfig {
+export function testSettings(data: string, ports: Ports, settings: Settings = {}): Settings {
   const programs = Object.fromEntries(['BEYOND_PG_BINDIR', 'BEYOND_PGBOUNCER'].flatMap((key) => (process.env[key] ? [[key, process.env[key]]] : [])))
-  const given = {
-    ...programs,
+  return {
+    ...(programs as Settings),
     BEYOND_PG_DATA: data,
     BEYOND_PG_PORT: String(ports.pooler),
     BEYOND_PG_POSTGRES_PORT: String(ports.postgres),
@@ -26,7 +26,10 @@ export function testConfig(data: string, ports: Ports, settings: Settings = {}):
     BEYOND_PG_NO_CDC: '1',
     ...settings,
   }
-  return parseBoxConfig({}, fromEnvironment(given), '/')
+}
+
+export function testConfig(data: string, ports: Ports, settings: Settings = {}): BoxConfig {
+  return parseBoxConfig({}, fromEnvironment(testSettings(data, ports, settings)), '/')
 }
 
 /** Resolves when it is ready; `t` stops it when the test hasn't. */

@@ -7,8 +7,8 @@ import { describeBoot } from '../../src/manage/box.ts'
 import type { BoxConfig } from '../../src/manage/box-config.ts'
 import type { BoxFile } from '../../src/manage/box-file.ts'
 import { scramVerifier } from '../../src/manage/scram.ts'
-import { runTestBox, type Settings, testConfig } from './box-in-process.ts'
-import { freePorts, type Ports, processesIn, query, temporaryFolder } from './box-process.ts'
+import { runTestBox, type Settings, testConfig, testSettings } from './box-in-process.ts'
+import { BoxProcess, freePorts, type Ports, processesIn, query, temporaryFolder } from './box-process.ts'
 
 const { signal } = new AbortController()
 
@@ -25,7 +25,7 @@ function hook(folder: string, moment: string, name: string, script: string, mode
 }
 
 test('settings become roles, databases, extensions, layers and hooks; a reload takes over what it can', async (t) => {
-  const { folder, data, config } = await place(t)
+  const { folder, data, ports, config } = await place(t)
   const hooks = join(folder, 'hooks')
   const ran = join(folder, 'ran')
   hook(hooks, 'pre-start', '10-first', `echo "before $BEYOND_HOOK"; echo pre >>${ran}`)
@@ -57,6 +57,14 @@ test('settings become roles, databases, extensions, layers and hooks; a reload t
   const box = await runTestBox(t, config(next), { readConfig: async () => config(next) })
   const log = (text: RegExp) => box.events.filter((event) => text.test(String(event['msg'])))
   const as = (user: string, password: string, database: string) => ({ user, password, database })
+
+  await t.test('a dry run beside a running box says that the boot would be refused, and disturbs nobody', async () => {
+    const beside = new BoxProcess(['boot', '--dry-run', '--settings', 'environment'], { env: testSettings(data, ports, settings) })
+    assert.equal((await beside.ended).code, 0)
+    assert.match(beside.stdout, new RegExp(`^lock +WILL +be refused: process ${process.pid} runs this box$`, 'm'))
+    assert.match(beside.stdout, /^earlier processes +WILL +take over or end .*postgres/m)
+    assert.doesNotMatch(beside.stdout, /REFUSES/)
+  })
 
   await t.test('roles log in with the passwords of their verifiers, into their databases', async () => {
     assert.deepEqual(await query(box.box, 'SELECT current_user AS u, pg_get_userbyid(datdba) AS o FROM pg_database WHERE datname = current_database()', as('ann', 'first', 'shop')), [

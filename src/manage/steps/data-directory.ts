@@ -49,21 +49,24 @@ export const dataDirectory: Step = {
 
 export const lock: Step = {
   name: 'lock',
-  look: (boot) =>
-    will(`lock ${boot.layout.lock}`, () => {
+  look: (boot) => {
+    const holder = readRecord(boot.layout.run, 'supervisor')
+    const isHeld = holder !== undefined && holder.pid !== process.pid && isAlive(holder)
+    return will(isHeld ? `be refused: process ${holder.pid} runs this box` : `lock ${boot.layout.lock}`, () => {
       const { layout } = boot
-      const holder = readRecord(layout.run, 'supervisor')
       const sentence = `Another box${holder ? ` (process ${holder.pid})` : ''} runs on ${layout.root}: stop it first, or choose another directory with --data.`
       boot.onLocked(lockFile(layout.lock, sentence))
       writeRecord(layout.run, 'supervisor', process.pid)
       return `${layout.root} is locked`
-    }),
+    })
+  },
 }
 
 export const earlierProcesses: Step = {
   name: 'earlier processes',
   look: (boot) => {
     const running = recordedProcesses(boot.layout.run)
+    boot.recorded = running
     const says = running.length === 0 ? 'look for what no record tells of' : `take over or end ${running.join(', ')}`
     return will(says, async () => {
       boot.leftovers = await Leftovers.find(boot.layout, boot.logger, boot.stop)

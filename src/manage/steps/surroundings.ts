@@ -14,7 +14,7 @@ export const programs: Step = {
 export const ports: Step = {
   name: 'ports',
   look: async (boot) => {
-    await checkPorts(boot.config, boot.leftovers?.names)
+    await checkPorts(boot.config, boot.leftovers?.names ?? boot.recorded)
     return nothing('they are free, or held by our own children')
   },
 }
