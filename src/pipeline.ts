@@ -81,6 +81,7 @@ function stream(options: ChangePipelineOptions, attempt: Attempt, progress: Pipe
   const { slot, publication } = log.manifest
   let source: SourceControl
   let markedAt = performance.now()
+  let marking = LSN_ZERO
   /** What the log reaches holds for the WAL that it was read from: this stream has to have come as far, too. */
   let seen = LSN_ZERO
 
@@ -88,28 +89,29 @@ function stream(options: ChangePipelineOptions, attempt: Attempt, progress: Pipe
     for (const message of batch.messages) encoder.push(message)
     const encoded = encoder.take()
     // New schemas stay with the encoder until there are bytes that need them.
-    return { encoded, schemas: encoded ? encoder.takeSchemas() : [], idleAt: batch.idleAt }
+    return { encoded, schemas: encoded ? encoder.takeSchemas() : [], idleAt: batch.idleAt, asked: batch.asked }
   }
 
-  const store = async ({ encoded, schemas, idleAt }: ReturnType<typeof encode>): Promise<void> => {
+  const store = async ({ encoded, schemas, idleAt, asked }: ReturnType<typeof encode>): Promise<void> => {
     const appends = encoded ? check.admit(encoded, schemas) : []
     const durable = appends.map((append) => log.append(append))
     if (log.pendingBytes > windowBytes) source.pause()
     await Promise.all(durable)
     if (log.pendingBytes <= windowBytes) source.resume()
     seen = maxLsn(seen, encoded?.transactions.at(-1)?.endLsn ?? LSN_ZERO)
-    if (idleAt !== undefined) await moveIdleSlot(idleAt)
+    if (idleAt !== undefined) await moveIdleSlot(idleAt, asked)
   }
 
-  /** Nothing is outstanding and Postgres has read on: remember that durably, then the slot may follow. */
-  const moveIdleSlot = async (idleAt: Lsn): Promise<void> => {
+  /** Nothing is outstanding and Postgres has read on: remember that durably, then the slot may follow. At once when it is asked for. */
+  const moveIdleSlot = async (idleAt: Lsn, asked: boolean): Promise<void> => {
     progress.received = maxLsn(progress.received, idleAt)
     if (encoder.insideTransaction) return
     check.idle(idleAt)
     seen = maxLsn(seen, idleAt)
     const now = performance.now()
-    if (idleAt <= log.reached || now - markedAt < idleMarkMs) return
+    if (idleAt <= log.reached || idleAt <= marking || (!asked && now - markedAt < idleMarkMs)) return
     markedAt = now
+    marking = idleAt
     await log.mark(idleAt)
   }
 

@@ -34,6 +34,8 @@ export type SourceBatch = {
   readonly bytes: number
   /** Postgres has sent everything up to here; set when the last thing in the batch is a keepalive. */
   readonly idleAt: Lsn | undefined
+  /** It asks how far we are. Before it shuts down in order it waits until we are as far as it is. */
+  readonly asked: boolean
 }
 
 /** What flows back to the source. */
@@ -97,7 +99,10 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
           idleAt = undefined
         } else if (payload[0] === copied.keepalive && payload.length >= KEEPALIVE_BYTES) {
           idleAt = toLsn(payload.readBigUInt64BE(1))
-          if (payload[KEEPALIVE_BYTES - 1] === 1) sendStatus()
+          if (payload[KEEPALIVE_BYTES - 1] === 1) {
+            asked = true
+            sendStatus()
+          }
         }
       },
       // The session is the library's. It may keep what it gets.
@@ -123,6 +128,7 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
     let sentAt = 0
     let heardAt = performance.now()
     let idleAt: Lsn | undefined
+    let asked = false
     let held = false
     const pace = new ReadPace()
     let gathering: NodeJS.Timeout | undefined
@@ -167,10 +173,11 @@ export function replicationSource(options: SourceOptions, onStart: (control: Sou
         return fail(error)
       }
       if (subscriber.closed || (messages.length === 0 && idleAt === undefined)) return
-      const batch: SourceBatch = { messages, bytes, idleAt }
+      const batch: SourceBatch = { messages, bytes, idleAt, asked }
       messages = []
       bytes = 0
       idleAt = undefined
+      asked = false
       subscriber.next(batch)
       if (pace.gatherAfter(batch.bytes, heardAt) && !gathering && !subscriber.closed) {
         stream.pause()
