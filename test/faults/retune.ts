@@ -1,22 +1,23 @@
 /**
- * Restarts Postgres for a new tuning again and again, while pgbench works through the pooler with 10 clients: no query may fail.
+ * Changes the memory of a box again and again, so that it restarts its Postgres, while pgbench works through the pooler with 10 clients:
+ * no query may fail. The change stream runs, too, and has to go on.
  *
  *     node test/faults/retune.ts --rounds 10
  */
 import assert from 'node:assert/strict'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { call, socketPath } from '../../src/manage/rpc-client.ts'
+import type { ScaleReport } from '../../src/manage/scale.ts'
+import { BoxProcess, freePorts, kill, processesIn, query, startArguments, superuserPassword, until } from '../manage/box-process.ts'
 import { Pgbench, preparePgbench } from '../support/pgbench.ts'
-import { until } from '../support/postgres.ts'
-import { startRetuned } from '../support/retuned.ts'
-
-const MB = 2 ** 20
 
 export type RetuneLoadOptions = {
   readonly rounds: number
   readonly clients?: number
+  readonly flags?: readonly string[]
   /** Transactions per second; undefined: as many as there can be. */
   readonly rate?: number
   readonly onRound?: (round: number, stallMs: number, sharedBuffers: string) => void
@@ -31,33 +32,50 @@ export type RetuneLoadResult = {
   readonly seconds: number
 }
 
-export async function retuneUnderLoad({ rounds, clients = 10, rate, onRound }: RetuneLoadOptions): Promise<RetuneLoadResult> {
-  await using box = await startRetuned()
-  await using retuner = box.retuner()
-  preparePgbench(box.target, 2)
+const SIZES = [
+  { memoryMb: 3072, sharedBuffers: '768MB' },
+  { memoryMb: 2048, sharedBuffers: '512MB' },
+]
+/** pgbench waits for each statement that it prepares, with all clients of a thread: each needs a connection to Postgres of its own. */
+const settingsText = (memoryMb: number): string => `BEYOND_PG_MEMORY_MB=${memoryMb}\nBEYOND_PG_POOLER_WORKERS=1\n`
+
+export async function retuneUnderLoad({ rounds, clients = 10, flags = [], rate, onRound }: RetuneLoadOptions): Promise<RetuneLoadResult> {
   const folder = mkdtempSync(join(tmpdir(), 'beyond-retune-'))
-  const prefix = join(folder, 'log')
+  chmodSync(folder, 0o755)
+  const data = join(folder, 'box')
+  const settings = join(folder, 'settings')
+  const logs = join(folder, 'pgbench')
+  writeFileSync(settings, settingsText(2048))
+  const box = new BoxProcess(startArguments(data, await freePorts(), `--settings=${settings}`, ...flags))
   try {
-    const flags = ['-M', 'prepared', '--log', `--log-prefix=${prefix}`, ...(rate === undefined ? [] : [`--rate=${rate}`])]
-    await using bench = new Pgbench(box.target, clients, ...flags)
-    await until('pgbench works', () => bench.result().rates.length > 0)
+    const file = await box.ready()
+    const target = { ...file.pooler, user: 'postgres', password: superuserPassword(file), database: 'postgres' }
+    preparePgbench(target, 2)
+    await using bench = new Pgbench(target, clients, '-M', 'prepared', '--log', `--log-prefix=${logs}`, ...(rate === undefined ? [] : [`--rate=${rate}`]))
+    await until(() => bench.result().rates.length > 0)
     const stallsMs: number[] = []
     for (let round = 1; round <= rounds; round++) {
-      box.machine = { memoryBytes: (round % 2 === 1 ? 1024 : 512) * MB, cpus: 2 }
-      const { outcome, stallMs = 0, reason } = await retuner.retune()
+      const { memoryMb, sharedBuffers } = SIZES[(round - 1) % SIZES.length]
+      writeFileSync(settings, settingsText(memoryMb))
+      await call(socketPath(data), 'reload')
+      const { outcome, stallMs = 0, reason } = (await call(socketPath(data), 'retune')) as ScaleReport
       assert.equal(outcome, 'restarted', reason ?? '')
-      const sharedBuffers = await box.show('shared_buffers')
-      assert.equal(sharedBuffers, round % 2 === 1 ? '256MB' : '128MB')
+      assert.deepEqual(await query(file, 'SHOW shared_buffers'), [{ shared_buffers: sharedBuffers }])
       stallsMs.push(stallMs)
       onRound?.(round, stallMs, sharedBuffers)
       const seen = bench.result().rates.length
-      await until('it goes on', () => bench.result().rates.length > seen + 1)
+      await until(() => bench.result().rates.length > seen + 1) // it goes on
       assert.deepEqual(bench.result().failures, [], `round ${round}`)
     }
     const { seconds } = await bench.stop()
-    const latencies = readdirSync(folder).flatMap((name) => latenciesIn(join(folder, name)))
-    return { stallsMs, longestMs: Math.round(Math.max(...latencies)), transactions: latencies.length, seconds }
+    assert.deepEqual(await box.stop(), { code: 0, signal: null })
+    const latencies = readdirSync(folder).filter((name) => name.startsWith('pgbench.')).flatMap((name) => latenciesIn(join(folder, name)))
+    return { stallsMs, longestMs: Math.round(latencies.reduce((a, b) => Math.max(a, b), 0)), transactions: latencies.length, seconds }
+  } catch (error) {
+    throw new Error(`${String(error)}\n${box.stderr.slice(-12_000)}`, { cause: error })
   } finally {
+    for (const pid of processesIn(folder)) kill(pid)
+    await until(() => processesIn(folder).length === 0)
     rmSync(folder, { recursive: true, force: true })
   }
 }
