@@ -130,11 +130,7 @@ export function planTuning(input: TuningInput): Tuning {
   }
 }
 
-/** Just the settings, as a layer of the configuration takes them. Without a profile: for a box beside other programs. */
-export function tune(input: TuningInput): Settings {
-  return settingsOf(planTuning({ profile: 'development', ...input }))
-}
-
+/** Just the settings, as a layer of the configuration takes them. */
 export function settingsOf({ settings }: Tuning): Settings {
   return Object.fromEntries(settings.map(({ name, value }) => [name, value]))
 }

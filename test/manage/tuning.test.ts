@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { NODES_PER_PLAN, planTuning, settingsOf, tune, type TuningInput } from '../../src/manage/tuning.ts'
+import { NODES_PER_PLAN, planTuning, settingsOf, type TuningInput } from '../../src/manage/tuning.ts'
 import { testSeed as seed } from '../support/random.ts'
 
 const MB = 2 ** 20
@@ -178,12 +178,13 @@ test('every setting has one reason of one line', () => {
 })
 
 test('a box on a developer’s machine stays small', () => {
-  const settings = tune({ memoryBytes: 16 * GB, cpus: 8 })
+  const tune = (memoryBytes: number, memoryIsGiven = false) => settingsOf(planTuning({ memoryBytes, memoryIsGiven, cpus: 8, profile: 'development' }))
+  const settings = tune(16 * GB)
   assert.equal(settings['shared_buffers'], '512MB')
   assert.equal(settings['max_wal_size'], '512MB')
-  assert.equal(tune({ memoryBytes: 64 * GB, cpus: 8 })['shared_buffers'], '512MB')
-  assert.equal(tune({ memoryBytes: GB, cpus: 2 })['shared_buffers'], '64MB')
-  assert.equal(tune({ memoryBytes: 8 * GB, memoryIsGiven: true, cpus: 8 })['shared_buffers'], '2048MB', 'unless somebody says what it may take')
+  assert.equal(tune(64 * GB)['shared_buffers'], '512MB')
+  assert.equal(tune(GB)['shared_buffers'], '64MB')
+  assert.equal(tune(8 * GB, true)['shared_buffers'], '2048MB', 'unless somebody says what it may take')
 })
 
 test('a volume that is thrown away is left alone in the background', () => {
