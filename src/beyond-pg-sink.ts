@@ -17,6 +17,12 @@ const program = new Command('beyond-pg-sink')
 /** Loaded when it is needed. */
 const commands: Record<string, () => Promise<Command>> = {
   run: async () => (await import('./cli/sink-run.ts')).sinkRunCommand(),
+  status: async () => (await import('./cli/sink-ask.ts')).sinkStatusCommand(),
+  list: async () => (await import('./cli/sink-ask.ts')).sinkListCommand(),
+  verify: async () => (await import('./cli/sink-ask.ts')).sinkVerifyCommand(),
+  pin: async () => (await import('./cli/sink-ask.ts')).sinkPinCommand(),
+  fetch: async () => (await import('./cli/sink-fetch.ts')).sinkFetchCommand(),
+  fetcher: async () => (await import('./cli/sink-fetch.ts')).sinkFetcherCommand(),
 }
 const wanted = argv[2] !== undefined && Object.hasOwn(commands, argv[2]) ? [argv[2]] : Object.keys(commands)
 for (const name of wanted) program.addCommand((await commands[name]()).copyInheritedSettings(program))

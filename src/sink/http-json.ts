@@ -61,7 +61,8 @@ export const verifyJson = (report: VerifyReport) => ({
  * The end of WAL here, as long as it is final: sealed, and not attached again since. Without it, something that is not
  * held is merely not held yet.
  */
-export function finalEnd({ seal, generation, systemId }: SinkStatus) {
-  if (seal?.position === undefined || seal.generation <= generation || systemId === undefined) return undefined
-  return { generation: String(seal.generation), systemId: String(systemId), timeline: seal.position.timeline, lsn: formatLsn(seal.position.lsn) }
+export function finalEnd({ seal, generation, systemId, segmentBytes }: SinkStatus) {
+  if (seal?.position === undefined || seal.generation <= generation || systemId === undefined || segmentBytes === undefined) return undefined
+  const { timeline, lsn } = seal.position
+  return { generation: String(seal.generation), systemId: String(systemId), timeline, lsn: formatLsn(lsn), segmentBytes }
 }

@@ -71,7 +71,7 @@ describe('a sink over HTTPS', () => {
         assert.equal(json(live).code, 'NOT_FOUND')
         assert.equal(json(live).sealed, undefined)
         sink.seals(1, 0x404000n)
-        assert.deepEqual(json(await ask(path)).sealed, { generation: '5', systemId: '7123456789012345678', timeline: 1, lsn: '0/404000' })
+        assert.deepEqual(json(await ask(path)).sealed, { generation: '5', systemId: '7123456789012345678', timeline: 1, lsn: '0/404000', segmentBytes: SEGMENT_BYTES })
         sink.facts = { ...sink.facts, generation: 5n, activity: 'connecting' }
         assert.equal(json(await ask(path)).sealed, undefined)
         sink.facts = {}
