@@ -71,7 +71,7 @@ export function addBoxCommands(program: Command, io: BoxIo): void {
   ask('pause', 'hold all queries of all clients back, when the running transactions have ended', ({ ms }) => `Paused after ${String(ms)} ms: clients wait until beyond-pg resume.`, ({ within }) => ({ withinMs: within }))
     .addOption(new Option('--within <seconds>', 'give up when transactions still run then').default(10_000, '10').argParser(seconds))
   ask('resume', 'let the queries go again', () => 'Queries go on.')
-  ask('promote', 'make a replica a primary, when its primary is gone for good', ({ timeline, lsn }) => `This box is a primary now, on timeline ${String(timeline)}, at ${String(lsn)}.`)
+  ask('promote', 'make a replica a primary, when its primary is gone for good', ({ timeline, lsn }) => `This box is a primary now, on timeline ${String(timeline)}, at ${String(lsn)}. Before its next start, set BEYOND_PG_TIER to primary.`)
 
   command('shutdown', 'stop the box in order, and wait until it is gone').action(async (flags: DataFlag) => {
     const path = pathOf(flags)

@@ -124,10 +124,13 @@ function postgres({ postgres, time, children }: Facts): Finding[] {
   return found
 }
 
-function replication({ postgres, disk }: Facts): Finding[] {
+function replication({ postgres, disk, box }: Facts): Finding[] {
   const facts = known(postgres)
   if (!facts) return []
   const found: Finding[] = []
+  if (box.tier === 'replica' && !facts.inRecovery) {
+    found.push(warning('promoted', 'This box was promoted, and its settings still say that it is a replica: its next start would be refused.', 'set BEYOND_PG_TIER to primary, and remove BEYOND_PG_PRIMARY_CONNINFO'))
+  }
   const { replica } = facts
   if (replica?.paused) found.push(warning('replay-paused', 'The replay of WAL is paused.', 'SELECT pg_wal_replay_resume()'))
   if (replica && (!replica.streaming || (replica.silentMs ?? 0) > healthLimits.silentMs)) {

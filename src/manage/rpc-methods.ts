@@ -9,6 +9,7 @@ import { flag, integer, oneOf, type Params, readParams } from './rpc-protocol.ts
 import type { Method, MethodContext } from './rpc-server.ts'
 import { type BoxView, gatherStatus } from './status.ts'
 import type { BoxStatus } from './status-facts.ts'
+import { TIMELINE } from './status-postgres.ts'
 
 const MAX_LOG_LINES = 10_000
 const DEFAULT_LOG_LINES = 100
@@ -112,7 +113,7 @@ async function promote(address: DatabaseAddress, signal: AbortSignal): Promise<o
     const startedAt = performance.now()
     const promoted = await ended(signal, client.query<{ done: boolean }>('SELECT pg_promote(true, 100) AS done'))
     if (!promoted.rows[0].done) throw new BeyondError('TIMEOUT', 'Postgres has not ended its recovery within 100 s: it goes on; look at beyond-pg status.')
-    const after = await client.query<{ timeline: number; lsn: string }>('SELECT timeline_id AS timeline, pg_current_wal_lsn()::text AS lsn FROM pg_control_checkpoint()')
+    const after = await client.query<{ timeline: number; lsn: string }>(`SELECT ${TIMELINE} AS timeline, pg_current_wal_lsn()::text AS lsn`)
     return { ...after.rows[0], ms: Math.round(performance.now() - startedAt) }
   })
 }

@@ -14,6 +14,9 @@ const ms = (sql: string): string => `round(extract(epoch FROM ${sql}) * 1000)::b
 // Only the branch that is taken is run: functions of the primary fail on a replica.
 const END_OF_WAL = 'CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_flush_lsn() END'
 
+/** Of a primary. The control file tells a new one only after the next checkpoint; the name of a WAL file begins with it. */
+export const TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int"
+
 const QUERY = `
   WITH wal AS MATERIALIZED (SELECT ${END_OF_WAL} AS lsn), control AS MATERIALIZED (SELECT * FROM pg_control_checkpoint()),
   backends AS MATERIALIZED (SELECT * FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())
@@ -22,7 +25,7 @@ const QUERY = `
     'startedAt', ${time('pg_postmaster_start_time()')},
     'inRecovery', pg_is_in_recovery(),
     'systemId', (SELECT system_identifier::text FROM pg_control_system()),
-    'timeline', coalesce((SELECT received_tli FROM pg_stat_wal_receiver), control.timeline_id),
+    'timeline', CASE WHEN pg_is_in_recovery() THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver), control.timeline_id) ELSE ${TIMELINE} END,
     'walLsn', wal.lsn,
     'walSinceCheckpoint', wal.lsn - control.redo_lsn,
     'checkpointAt', ${time('control.checkpoint_time')},

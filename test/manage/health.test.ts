@@ -49,6 +49,7 @@ const cases: readonly (readonly [what: string, facts: Facts, expected: readonly 
   ['a replica hears nothing', withReplica({ silentMs: 90_000 }), ['problem replica-cut-off']],
   ['a replica is behind', withReplica({ replayMs: 40_000 }), ['warning replay-lag']],
   ['the replay is paused', withReplica({ paused: true }), ['warning replay-paused']],
+  ['a replica that was promoted', { ...well, box: { ...well.box, tier: 'replica' } }, ['warning promoted']],
   ['a slot is lost', withPostgres({ slots: [{ ...slot, walStatus: 'lost', invalidation: 'wal_removed' }] }), ['problem slot-lost']],
   ['a slot keeps much', { ...withPostgres({ slots: [{ ...slot, active: false, retainedBytes: 20 * GIB }] }) }, ['warning slot-lag']],
   ['a slot keeps little of a small disk', { ...withPostgres({ slots: [{ ...slot, retainedBytes: 100_000_000 }] }) }, []],
