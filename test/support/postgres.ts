@@ -40,13 +40,14 @@ export async function until(what: string, condition: () => boolean | Promise<boo
   }
 }
 
-export async function startPostgres(settings: Record<string, string> = {}): Promise<TestPostgres> {
+/** `initdb`: more arguments for it. */
+export async function startPostgres(settings: Record<string, string> = {}, initdb: readonly string[] = []): Promise<TestPostgres> {
   const directory = mkdtempSync(join(tmpdir(), 'beyond-pg-test-'))
   const dataDirectory = join(directory, 'data')
   const socketDirectory = join(directory, 'socket')
   mkdirSync(socketDirectory)
   if (unprivileged.uid !== undefined) for (const path of [directory, socketDirectory]) chownSync(path, NOBODY, NOBODY)
-  run('initdb', ['-D', dataDirectory, '-U', 'postgres', '-A', 'trust', '--locale-provider=builtin', '--locale=C.UTF-8', '--no-sync'])
+  run('initdb', ['-D', dataDirectory, '-U', 'postgres', '-A', 'trust', '--locale-provider=builtin', '--locale=C.UTF-8', '--no-sync', ...initdb])
   let child: ChildProcess | undefined
   const log = join(directory, 'log')
 
