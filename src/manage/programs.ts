@@ -1,6 +1,6 @@
 /** Finds Postgres 18 and PgBouncer, and checks that they are of a version that will do and that the account can run them. */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
+import { accessSync, constants, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BeyondError } from '../errors.ts'
 import { type Account, firstUnreachable } from './account.ts'
@@ -11,6 +11,8 @@ export type Programs = {
   readonly initdb: string
   readonly psql: string
   readonly pgbouncer: string
+  /** Whether Postgres was built with LZ4: one that wasn't doesn't start with it. */
+  readonly lz4: boolean
 }
 
 export const POSTGRES_MAJOR = 18
@@ -38,7 +40,12 @@ export function findPrograms(config: BoxConfig, account: Account, searchPath: st
   if (major !== PGBOUNCER_MINIMUM[0] || minor < PGBOUNCER_MINIMUM[1]) {
     throw missing(`PgBouncer ${PGBOUNCER_MINIMUM.join('.')} or later is needed, and ${programs.pgbouncer} is ${major}.${minor}: set BEYOND_PGBOUNCER.`)
   }
-  return programs
+  return { ...programs, lz4: linksLz4(programs.postgres) }
+}
+
+/** Looks for the name of the library, which is faster than asking the program. Where another way of linking hides it, pglz will do. */
+export function linksLz4(program: string): boolean {
+  return readFileSync(program).includes('liblz4.')
 }
 
 /** `postgres (PostgreSQL) 18.6 (Debian 18.6-3)` → [18, 6]; nothing for other text. */
