@@ -121,13 +121,13 @@ function link(path: string, target: string): void {
   renameSync(temporary, path)
 }
 
-/** Who may pass through the one may pass through the other. */
+/** Who may pass through the one may pass through the other; also when it was made, and we were killed before the rest. */
 function makeLike(model: string, path: string): void {
-  if (lstatSync(path, { throwIfNoEntry: false })) return
   const { mode, uid, gid } = statSync(model)
-  mkdirSync(path, { mode: 0o700 })
-  if (process.getuid?.() === 0) chownSync(path, uid, gid)
-  chmodSync(path, mode & 0o777)
+  if (!lstatSync(path, { throwIfNoEntry: false })) mkdirSync(path, { mode: 0o700 })
+  const is = lstatSync(path)
+  if (process.getuid?.() === 0 && (is.uid !== uid || is.gid !== gid)) chownSync(path, uid, gid)
+  if ((is.mode & 0o777) !== (mode & 0o777)) chmodSync(path, mode & 0o777)
 }
 
 function readLink(path: string): string | undefined {
