@@ -171,10 +171,8 @@ export class PoolerWorkers {
   #prepare(number: number): void {
     const { socketDirectoryOf, socketOwner, writeConfig } = this.#options
     const directory = socketDirectoryOf(number)
-    if (!existsSync(directory)) {
-      mkdirSync(directory, { mode: 0o700 })
-      if (socketOwner) chownSync(directory, socketOwner.uid, socketOwner.gid)
-    }
+    if (!existsSync(directory)) mkdirSync(directory, { mode: 0o700 })
+    if (socketOwner) chownSync(directory, socketOwner.uid, socketOwner.gid) // a start may have been killed after the line above
     writeConfig(number)
   }
 
