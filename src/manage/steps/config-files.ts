@@ -22,7 +22,6 @@ import {
   USER_LAYER,
   userConfig,
 } from '../postgres-config.ts'
-import { accessLines, listenSettings } from '../sink-primary.ts'
 import { planTuning, settingsOf, type Tuning, type TuningInput } from '../tuning.ts'
 import { UserLayer } from '../user-layer.ts'
 import { type Boot, given, nothing, type Plan, type Step, will } from './step.ts'
@@ -35,7 +34,7 @@ export const accessRules: Step = {
     const { hba, ident } = accessFiles(boot.layout)
     const peers = peerAccounts(boot.layout)
     return planFiles(boot.layout, [
-      { path: hba, content: hbaConfig(peers, boot.config.settings.walSink.length > 0 ? accessLines(boot.config.listen) : []) },
+      { path: hba, content: hbaConfig(peers) },
       { path: ident, content: identConfig(peers) },
     ])
   },
@@ -59,7 +58,6 @@ export function layerFiles(boot: Boot): readonly File[] {
   const preload = preloadLibraries(extensions, installedExtensions(given(boot.programs, 'the programs')))
   const image: Settings = {
     ...imageSettings({ port: config.postgresPort, socketDirectory: layout.sockets, hbaFile: hba, identFile: ident }),
-    ...(config.settings.walSink.length > 0 ? listenSettings(config.listen, layout.tlsFiles) : {}),
     ...(preload.length > 0 ? { shared_preload_libraries: preload.join(',') } : {}),
   }
   const isReplica = tier === 'replica' && conninfo !== undefined && existsSync(layout.marker)
@@ -73,7 +71,7 @@ export function layerFiles(boot: Boot): readonly File[] {
     layer('00-image.conf', 'What the box relies on.', image),
     tuningFile(layout, settingsOf(boxTuning(boot))),
     layer('02-durability.conf', ephemeral ? 'The volume may be lost: commits do not wait for it.' : 'Commits wait for the disk.', durabilitySettings({ ephemeral })),
-    layer('03-replication.conf', replica ? 'A replica.' : 'A primary.', { ...replicationSettings({ volumeBytes: volumeBytes(layout), replica }), ...boot.sinks?.settings }),
+    layer('03-replication.conf', replica ? 'A replica.' : 'A primary.', replicationSettings({ volumeBytes: volumeBytes(layout), replica })),
     ...(passfile ? [{ ...passfile, access: { mode: 0o600, owner: layout.accountOwner } }] : []),
     ...(lstatSync(user, { throwIfNoEntry: false }) ? [] : [{ path: user, content: userConfig() }]),
     ...(lstatSync(main, { throwIfNoEntry: false }) ? [] : [{ path: main, content: mainConfig() }]),
