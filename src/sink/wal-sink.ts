@@ -65,6 +65,7 @@ export type WalSinkOptions = {
 
 const FOLLOW_MS = 100
 const PERSIST_MS = 1_000
+const COMPARE_MS = 500
 const SPACE_MS = 1_000
 const WATCH_MS = 5_000
 /** The primary has gone on and nothing comes: the connection is dead, whatever TCP thinks. */
@@ -95,6 +96,7 @@ export class WalSink implements Sink, AsyncDisposable {
   #freeBytes = 0
   #spaceAt = 0
   #persistedAt = 0
+  #comparedAt = 0
   #watchedAt = 0
   #movedAt = performance.now()
   #restarts = 0
@@ -423,7 +425,10 @@ export class WalSink implements Sink, AsyncDisposable {
     for (const name of closed) this.#toPutAway.add(name)
     if (position.lsn > (this.#state.flushed?.lsn ?? 0n) && position.lastRecord !== undefined) {
       await this.#reached(position, segmentBytes)
-    } else await this.#lookForSwitch(follower, segmentBytes)
+    } else {
+      await this.#compareAside(position)
+      await this.#lookForSwitch(follower, segmentBytes)
+    }
   }
 
   /** Whole WAL up to `position` is in the files: makes sure that it is on disk, then says so. */
@@ -451,16 +456,23 @@ export class WalSink implements Sink, AsyncDisposable {
     return numbers.length === 0 ? undefined : segmentStart(numbers.reduce((low, number) => (number < low ? number : low)), segmentBytes)
   }
 
-  /** What was confirmed before the receiver began the segment anew must have come again, byte for byte. */
+  /**
+   * The receiver writes over the segment from its first byte, without emptying it: as long as the primary is the same, no
+   * byte of what was confirmed changes at any moment.
+   */
   async #compareAside(position: WalPosition): Promise<void> {
     const aside = this.#aside
     const { segmentBytes } = this.#state
-    if (!aside || segmentBytes === undefined || position.lsn <= aside.upTo) return
+    if (!aside || segmentBytes === undefined) return
+    const isOvertaken = position.lsn > aside.upTo
+    if (!isOvertaken && performance.now() - this.#comparedAt < COMPARE_MS) return
+    this.#comparedAt = performance.now()
     if (!(await this.#isLikeAside(aside, segmentBytes)))
       throw new BeyondError(
         'HISTORY_DIVERGED',
         `The primary sent other bytes than before for ${aside.name}, below ${formatLsn(aside.upTo)}: what was confirmed is kept in ${join(this.#options.directory, 'aside')}.`,
       )
+    if (!isOvertaken) return
     this.#aside = undefined
     await rm(join(this.#options.directory, 'aside', aside.name), { force: true })
   }
@@ -628,7 +640,9 @@ export class WalSink implements Sink, AsyncDisposable {
     if (this.#aside && !(await this.#isLikeAside(this.#aside, segmentBytes))) {
       // What the last primary wrote over it is not what was confirmed.
       const { name } = this.#aside
+      await rm(join(this.#walDirectory, name), { force: true })
       await copyFile(join(this.#options.directory, 'aside', name), join(this.#walDirectory, `${name}.partial`))
+      this.#aside = undefined
       this.#logger.error({ code: 'HISTORY_DIVERGED', name }, 'the last primary had sent other bytes than were confirmed: they were put back')
     }
     this.#follower = undefined
@@ -639,6 +653,9 @@ export class WalSink implements Sink, AsyncDisposable {
     await this.#publishLast(position, segmentBytes, seal.generation)
     await this.#cutReceived(position, segmentBytes)
     await this.#persist({ flushed: position, seal: { ...seal, position } })
+    // Whatever it was: all that was confirmed is here.
+    this.#isHalted = false
+    this.#problem = undefined
   }
 
   /** The last segment of a timeline under its 24 digits: whole size, zeros after the last record, read again and checked. */
@@ -809,6 +826,8 @@ export class WalSink implements Sink, AsyncDisposable {
         await this.#alone(() => this.#store.quarantine(stored, join(this.#options.directory, 'quarantine')))
         this.#quarantined++
       }
+      // What follows on something that is wrong is looked at for itself.
+      if (fault !== undefined) scanner = undefined
       bytes += stored.bytes
       before = stored
     }
