@@ -82,7 +82,7 @@ for (const [what, facts, expected] of cases) {
 }
 
 test('problems come before warnings', () => {
-  const { findings, verdict } = judge({ ...withPostgres({ pendingRestart: ['a'] }), ...{ disk: { path: '/', totalBytes: GIB, freeBytes: 1 } } })
+  const { findings, verdict } = judge({ ...withPostgres({ pendingRestart: ['a'] }), disk: { path: '/', totalBytes: GIB, freeBytes: 1 } })
   assert.deepEqual(findings.map(({ level }) => level), ['problem', 'warning'])
   assert.equal(verdict, 'unhealthy')
 })
