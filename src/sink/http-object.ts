@@ -39,5 +39,6 @@ export async function serveObject(exchange: Exchange, opened: OpenObject, extra:
     response.end()
     return 0
   }
-  return sendPieces(exchange, zstd ? zstd.read() : object.read(wanted.start, wanted.end), wanted.end - wanted.start, limits)
+  // Awaited here: the object is closed when this function ends.
+  return await sendPieces(exchange, zstd ? zstd.read() : object.read(wanted.start, wanted.end), wanted.end - wanted.start, limits)
 }
