@@ -31,7 +31,8 @@ export async function reloadBox(boot: Boot, next: BoxConfig): Promise<Reloaded> 
   checkTogether(settings)
   const { cdc } = boot.config
   boot.config = { ...boot.config, settings, cdc: cdc && { ...cdc, tables: settings.tables } }
-  boot.problems.length = 0
+  const looked = [boot.userLayer?.problem, ...(boot.extensionProblems ?? [])] // these are looked at again; a hook that failed has failed
+  boot.problems.splice(0, Infinity, ...boot.problems.filter((problem) => !looked.includes(problem)))
   for (const step of STEPS) {
     const plan = await step.look(boot)
     const said = (await plan.act?.()) ?? plan.says

@@ -49,6 +49,7 @@ async function makeExtensions(boot: Boot): Promise<string> {
     }),
   )
   for (const problem of problems) logger.error({ step: 'extensions' }, problem)
+  boot.extensionProblems = problems
   boot.problems.push(...problems)
   return did.length === 0 ? `${problems.length === 0 ? 'all are there' : 'nothing was made'}` : did.join(', ')
 }

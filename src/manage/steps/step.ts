@@ -51,6 +51,8 @@ export type Boot = {
   userLayer?: UserLayer
   /** Everything that is wrong and did not stop the boot: for box.json, status and the log. */
   readonly problems: string[]
+  /** Those of them that are about extensions. */
+  extensionProblems?: readonly string[]
   /** Names of children that run by their records, before anybody has looked closer. */
   recorded?: readonly string[]
   /** What an earlier supervisor left running. */
