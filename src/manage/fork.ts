@@ -3,8 +3,8 @@
  * makes the other box that box: passwords, keys, slots, ports, change log. It is built under another name and renamed when it is whole,
  * so that what has the name of a fork is one; what a kill leaves is removed by the next command.
  */
-import { existsSync, mkdirSync, readdirSync, realpathSync } from 'node:fs'
-import { join } from 'node:path'
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, realpathSync } from 'node:fs'
+import { join, relative } from 'node:path'
 import type { Logger } from 'pino'
 import { lockFile } from '../directory-lock.ts'
 import { BeyondError, codeOf, fromSystem } from '../errors.ts'
@@ -24,6 +24,8 @@ import { postgresProcessesIn } from './process-identity.ts'
 import { findPrograms, type Programs } from './programs.ts'
 import { ensurePasswords, passwordFile } from './secrets.ts'
 import { checkWhole, type Snapshot, takeSnapshot } from './snapshot.ts'
+import { tlsOptions } from './steps/secrets.ts'
+import { ensureTlsFiles, type TlsPaths } from './tls-files.ts'
 
 export type ForkOptions = {
   readonly name: string
@@ -69,8 +71,8 @@ export async function makeFork(options: ForkOptions): Promise<MadeFork> {
     const { account, accountOwner } = source
     const snapshot = await takeSnapshot({ source, target: place.unfinished, account, accountOwner, programs, running: admin, environment, signal })
     await onMoment('copied')
-    mkdirSync(join(place.unfinished, 'secrets'), { mode: 0o700 })
-    const identity = await giveIdentity({
+    for (const name of ['secrets', 'tls']) makePrivate(join(place.unfinished, name), source)
+    const recovered = giveIdentity({
       postgres: join(place.unfinished, 'postgres'),
       programs,
       account,
@@ -81,6 +83,11 @@ export async function makeFork(options: ForkOptions): Promise<MadeFork> {
       passwords: ensurePasswords(join(place.unfinished, 'secrets'), undefined),
       signal,
     })
+    // Its start would make them, but Postgres recovers meanwhile.
+    const certificates = ensureTlsFiles(tlsOptions({ config: { ...config, listen: '127.0.0.1' }, layout: { ...source, tlsFiles: below(source, place.unfinished) } }))
+    await Promise.allSettled([recovered, certificates])
+    await certificates
+    const identity = await recovered
     await onMoment('identified')
     const ports = await findForkPorts(portsOf(listForks(folder)), Math.random())
     const record = {
@@ -198,6 +205,19 @@ async function prepare(admin: DatabaseAddress, source: Layout, { config, environ
   if (inRecovery.rows[0].is) throw new BeyondError('DATA_DIRECTORY', `${source.root} is in recovery, so it can't be forked yet: fork its primary, or try again when it is done.`)
   const hooks = { config: { settings: config.settings, postgresPort: admin.port }, layout: source, environment: childEnvironment(environment), logger, signal }
   return prepareFork(admin, hooks)
+}
+
+/** The account of Postgres passes through, as everywhere in a box. */
+function makePrivate(path: string, { accountOwner }: Layout): void {
+  mkdirSync(path, { mode: 0o700 })
+  if (!accountOwner) return
+  chownSync(path, 0, accountOwner.gid)
+  chmodSync(path, 0o710)
+}
+
+/** Where another box's certificates lie. */
+function below({ root, tlsFiles }: Layout, other: string): TlsPaths {
+  return Object.fromEntries(Object.entries(tlsFiles).map(([name, path]) => [name, join(other, relative(root, path))])) as TlsPaths
 }
 
 /** Everything about the fork but its database. Owners of folders are set right by its first start. */
