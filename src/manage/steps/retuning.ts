@@ -72,7 +72,7 @@ function boxRetuner(boot: Boot): Retuner {
       },
     },
     database: { host: layout.sockets, port: config.postgresPort, user: 'beyond_admin', password: passwords.beyond_admin, database: 'postgres' },
-    logger: logger.child({ component: 'retune' }),
+    logger,
   })
 }
 
