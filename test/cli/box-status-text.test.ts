@@ -116,10 +116,10 @@ test('no line is wider than the terminal, none holds what a terminal would obey'
     for (const facts of [well, sick, { ...well, changes: long, box: { ...well.box, directory: `/${'d'.repeat(200)}`, problems: ['x'.repeat(300)] } }]) {
       const text = show(facts, columns)
       for (const line of text.split('\n')) assert.ok(displayWidth(line) <= columns, line)
-      assert.doesNotMatch(text, /[\u001b\u202E]/)
+      assert.ok(!text.includes('\u001b') && !text.includes('\u202E'))
     }
   }
-  assert.match(show(well, 100, true), /\u001b\[32mhealthy/)
+  assert.ok(show(well, 100, true).includes('\u001b[32mhealthy'))
 })
 
 test('a line of the log, for people', () => {
