@@ -5,6 +5,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { BeyondError, codeOf, exit } from '../errors.ts'
 import { locateBox } from '../manage/locate-box.ts'
 import { logFilter, tailLog } from '../manage/log-tail.ts'
+import { identify, isAlive } from '../manage/process-identity.ts'
 import { call, socketPath, stream } from '../manage/rpc-client.ts'
 import type { BoxStatus, Health } from '../manage/status-facts.ts'
 import { findingLines } from './box-findings.ts'
@@ -25,6 +26,7 @@ type JsonFlag = DataFlag & { readonly json?: true }
 
 const WIDEST = 100
 const GONE_MS = 120_000
+const ENDED_MS = 10_000
 const UPGRADED_MS = 60_000
 const LOOK_AGAIN_MS = 50
 
@@ -75,8 +77,11 @@ export function addBoxCommands(program: Command, io: BoxIo): void {
 
   command('shutdown', 'stop the box in order, and wait until it is gone').action(async (flags: DataFlag) => {
     const path = pathOf(flags)
-    await call(path, 'shutdown', { signal: io.signal() })
+    const { pid } = (await call(path, 'shutdown', { signal: io.signal() })) as { pid: number }
+    const supervisor = identify(pid)
     await until(GONE_MS, 'The box is still stopping: beyond-pg logs says what it waits for.', io.signal(), () => call(path, 'health').then(() => false, (error: unknown) => codeOf(error) === 'UNREACHABLE'))
+    // Its lock goes with its process, a moment later: the next start must not find it.
+    if (supervisor) await until(ENDED_MS, `The box is stopped, but process ${pid} does not end.`, io.signal(), async () => !isAlive(supervisor))
     await output().write('The box is stopped.\n')
   })
 
