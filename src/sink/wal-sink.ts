@@ -60,15 +60,16 @@ export type WalSinkOptions = {
   readonly ownConninfo: PrimaryConninfo
   /** The receiver rests below this; three segments when that is more. */
   readonly minFreeBytes: number
+  /** Where tests say how full the disk is. */
   readonly freeBytes?: () => Promise<number>
+  /** The primary has gone on and nothing has come for so long: the connection is dead, whatever TCP thinks. Milliseconds. */
+  readonly silenceMs?: number
 }
 
 const FOLLOW_MS = 100
 const PERSIST_MS = 1_000
 const COMPARE_MS = 500
 const SPACE_MS = 1_000
-const WATCH_MS = 5_000
-/** The primary has gone on and nothing comes: the connection is dead, whatever TCP thinks. */
 const SILENCE_MS = 15_000
 const RETRY = { minMs: 50, maxMs: 5_000 }
 /** A receiver that ran as long was all right. */
@@ -595,14 +596,15 @@ export class WalSink implements Sink, AsyncDisposable {
   /** TCP may take a quarter of an hour to notice a dead primary, and pg_receivewal has no timeout of its own. */
   async #watch(): Promise<void> {
     const now = performance.now()
-    if (this.#activity !== 'streaming' || now - this.#movedAt < SILENCE_MS || now - this.#watchedAt < WATCH_MS) return
+    const silenceMs = this.#options.silenceMs ?? SILENCE_MS
+    if (this.#activity !== 'streaming' || now - this.#movedAt < silenceMs || now - this.#watchedAt < silenceMs / 3) return
     this.#watchedAt = now
     const { conninfo, flushed } = this.#state
     const session = this.#session
     try {
       await using primary = await Primary.connect({ ...conninfo, ...this.#options.ownConninfo }, this.#options.name)
       const { flushed: there } = await primary.identify()
-      if (there <= (flushed?.lsn ?? 0n) || performance.now() - this.#movedAt < SILENCE_MS || session !== this.#session) return
+      if (there <= (flushed?.lsn ?? 0n) || performance.now() - this.#movedAt < silenceMs || session !== this.#session) return
     } catch {
       // It says nothing about the stream. The timeouts of its connection will.
       return

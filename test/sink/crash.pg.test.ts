@@ -7,7 +7,7 @@ import { startPostgres, until } from '../support/postgres.ts'
 import { recoverFrom, runSink, saveBase, temporaryDirectory, untilSync } from '../support/sink.ts'
 import { sinkProcess } from '../support/sink-process.ts'
 
-const ROUNDS = 4
+const ROUNDS = 3
 
 /** Of this folder's receivers. */
 function receivers(directory: string): number[] {

@@ -33,7 +33,7 @@ it('seals: the old primary can acknowledge nothing more, and a recovery has all 
   const late = await postgres.client()
   let acknowledged = false
   const waiting = late.query('INSERT INTO t VALUES (1000)').then(() => (acknowledged = true), () => {})
-  await sleep(1_500)
+  await sleep(800)
   assert.equal(acknowledged, false, 'the old primary acknowledged a commit after the seal')
   // Nor after a restart of the sink: a seal is durable.
   await running.stop()

@@ -1,6 +1,6 @@
 /** A sink in this process, beside a test's Postgres. */
 import { spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
@@ -97,4 +97,17 @@ export async function recoverFrom(postgres: TestPostgres, base: string, sink: Si
   for (const path of [postgres.dataDirectory, archive]) own(path)
   await postgres.start()
   await until('Postgres has left recovery', async () => (await postgres.query('SELECT pg_is_in_recovery()'))[0][0] === 'f')
+}
+
+/** The process that receives for the sink in this folder; there has to be one. */
+export function receiverOf(folder: string): number {
+  const found = readdirSync('/proc').filter((name) => {
+    try {
+      return /^\d+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, 'latin1').includes(`-D\0${folder}/wal\0`)
+    } catch {
+      return false
+    }
+  })
+  if (found.length !== 1) throw new Error(`${found.length} receivers instead of one`)
+  return Number(found[0])
 }
