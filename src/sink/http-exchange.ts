@@ -59,26 +59,27 @@ export function answerJson({ request, response }: Pick<Exchange, 'request' | 're
 
 /** The whole body. Throws BAD_REQUEST when it is too long or is cut off, TIMEOUT when it drips. */
 export async function readBody({ request, gone }: Exchange, limits: HttpLimits): Promise<Buffer> {
-  const slow = AbortSignal.timeout(limits.requestMs)
-  const over = AbortSignal.any([slow, gone])
-  const onOver = (): void => void request.destroy()
-  over.addEventListener('abort', onOver, { once: true })
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
   const pieces: Buffer[] = []
   let bytes = 0
-  try {
-    for await (const piece of request as AsyncIterable<Buffer>) {
-      bytes += piece.length
-      if (bytes > limits.bodyBytes) throw new BeyondError('BAD_REQUEST', `A body has at most ${limits.bodyBytes} bytes.`)
-      pieces.push(piece)
-    }
-  } catch (error) {
-    if (error instanceof BeyondError) throw error
-    if (slow.aborted) throw new BeyondError('TIMEOUT', `The body did not arrive within ${limits.requestMs} ms.`)
-    throw new BeyondError('BAD_REQUEST', 'The body was cut off.', { cause: error })
-  } finally {
-    over.removeEventListener('abort', onOver)
+  const onData = (piece: Buffer): void => {
+    bytes += piece.length
+    pieces.push(piece)
+    if (bytes > limits.bodyBytes) reject(new BeyondError('BAD_REQUEST', `A body has at most ${limits.bodyBytes} bytes.`))
   }
-  return Buffer.concat(pieces)
+  const onEnd = (): void => resolve()
+  const onGone = (): void => reject(new BeyondError('BAD_REQUEST', 'The body was cut off.'))
+  const timer = setTimeout(() => reject(new BeyondError('TIMEOUT', `The body did not arrive within ${limits.requestMs} ms.`)), limits.requestMs)
+  gone.addEventListener('abort', onGone, { once: true })
+  request.on('data', onData).on('end', onEnd).on('close', onGone)
+  try {
+    await promise
+    return Buffer.concat(pieces)
+  } finally {
+    clearTimeout(timer)
+    gone.removeEventListener('abort', onGone)
+    request.off('data', onData).off('end', onEnd).off('close', onGone).pause()
+  }
 }
 
 /** A body that is one JSON object, with these fields and no others. */

@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { createSecureServer, type Http2SecureServer, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from 'node:http2'
+import { constants, createSecureServer, type Http2SecureServer, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from 'node:http2'
 import type { AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { BeyondError, codeOf } from '../errors.ts'
@@ -133,6 +133,11 @@ async function respond(
     const { requests } = served.counters
     requests.set(response.statusCode, (requests.get(response.statusCode) ?? 0) + 1)
   })
+  // Over HTTP/2 an answer does not end what the client sends, and nobody reads that any more.
+  if ('stream' in request && !request.stream.endAfterHeaders) {
+    const { stream } = request
+    stream.once('finish', () => !stream.readableEnded && stream.close(constants.NGHTTP2_NO_ERROR))
+  }
   response.on('error', () => undefined)
   request.on('error', () => undefined)
   const [path, query = ''] = (request.url ?? '').split('?', 2)
