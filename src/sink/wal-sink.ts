@@ -13,6 +13,7 @@
 import { copyFile, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { backoffMs } from '../backoff.ts'
 import { lockFile } from '../directory-lock.ts'
 import { makeDirectoryDurably, syncDirectory } from '../durable-file.ts'
@@ -282,8 +283,9 @@ export class WalSink implements Sink, AsyncDisposable {
     if (generation.at !== 'attached') return
     this.#show('connecting')
     const conninfo: Record<string, string> = { ...this.#state.conninfo, ...ownConninfo }
-    const segmentBytes = await this.#lookAtPrimary(conninfo, generation.claim)
-    if (session.aborted) return
+    // A seal does not wait for a primary that does not answer: looking at it changes nothing that matters.
+    const segmentBytes = await Promise.race([this.#lookAtPrimary(conninfo, generation.claim), whenAborted(session)])
+    if (segmentBytes === undefined || session.aborted) return
     const upTo = this.#state.flushed?.lsn
     const aside = await prepareFolder(this.#walDirectory, join(directory, 'aside'), segmentBytes)
     this.#aside = aside !== undefined && upTo !== undefined ? { name: aside, upTo } : undefined
@@ -702,15 +704,18 @@ export class WalSink implements Sink, AsyncDisposable {
   }
 
   async attach({ generation, by, conninfo }: AttachRequest): Promise<void> {
-    await this.#alone(async () => {
+    const isNew = await this.#alone(async () => {
       const verdict = advanceGeneration(this.#state.generation, { kind: 'attach', claim: { generation, by } })
       if (!verdict.ok) throw new BeyondError(verdict.code, verdict.message)
+      if (!verdict.changed && isDeepStrictEqual(conninfo, this.#state.conninfo)) return false
       await this.#persist({ generation: verdict.state, attached: generation, conninfo })
       if (verdict.changed) {
         if (this.#aside) await rm(join(this.#options.directory, 'aside', this.#aside.name), { force: true })
         this.#aside = undefined
       }
+      return true
     })
+    if (!isNew) return
     await this.#stopReceiver()
     this.#problem = this.#isHalted ? this.#problem : undefined
     this.#logger.info({ generation: String(generation), by, host: conninfo.host }, 'attached')
@@ -896,6 +901,12 @@ export class WalSink implements Sink, AsyncDisposable {
     this.#persistedAt = performance.now()
   }
 }
+
+const whenAborted = (signal: AbortSignal): Promise<undefined> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve(undefined)
+    else signal.addEventListener('abort', () => resolve(undefined), { once: true })
+  })
 
 /** A file in the receiver's folder up to `end`; zeros follow. undefined: it is no longer there. */
 async function openLive(path: string, live: { readonly start: Lsn; readonly end: Lsn; readonly kind: 'closed' | 'partial' }, bytes: number): Promise<OpenObject | undefined> {

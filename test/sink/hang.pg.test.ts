@@ -7,10 +7,10 @@ import { conninfoOf, flushedTo, flushLsn, receiverOf, runSink, temporaryDirector
 const first = { generation: 1n, by: 'box-a' }
 const second = { generation: 2n, by: 'box-b' }
 
-it('seals although the receiver hears no signal', async () => {
+it('seals although the receiver hears no signal, or the primary does not answer', async () => {
   await using postgres = await startPostgres()
   using folder = temporaryDirectory()
-  await using running = await runSink(folder.path)
+  const running = await runSink(folder.path)
   await running.sink.attach({ ...first, conninfo: conninfoOf(postgres) })
   await untilActivity(running.sink, 'streaming')
   await postgres.query('CREATE TABLE t AS SELECT 1')
@@ -20,6 +20,21 @@ it('seals although the receiver hears no signal', async () => {
   const { position } = await running.sink.seal(second)
   assert.ok(position)
   assert.throws(() => process.kill(pid, 0), { code: 'ESRCH' })
+  await running.sink.attach({ ...second, conninfo: conninfoOf(postgres) })
+  await untilActivity(running.sink, 'streaming')
+  await running.stop()
+
+  process.kill(postgres.pid, 'SIGSTOP')
+  try {
+    await using again = await runSink(folder.path)
+    await untilActivity(again.sink, 'connecting')
+    const began = performance.now()
+    await again.sink.seal({ generation: 3n, by: 'box-c' })
+    // Far less than what connecting may take.
+    assert.ok(performance.now() - began < 4_000)
+  } finally {
+    process.kill(postgres.pid, 'SIGCONT')
+  }
 })
 
 it('starts anew when the primary goes on and nothing comes', async () => {
