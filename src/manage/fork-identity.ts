@@ -92,7 +92,7 @@ async function singleUser(options: IdentityOptions, statements: readonly string[
     log_min_error_statement: 'panic', // a verifier must not reach a log
     lc_messages: 'C',
     synchronous_commit: 'local',
-    recovery_init_sync_method: 'syncfs', // the copy reaches the disk here
+    fsync: 'off', // whoever puts the copy in its place has all of it on disk first, at once
     huge_pages: 'off',
     shared_buffers: '64MB',
     event_triggers: 'off',

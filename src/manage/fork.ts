@@ -23,7 +23,7 @@ import { OWN_LAYERS, renderSettings, type Settings } from './postgres-config.ts'
 import { postgresProcessesIn } from './process-identity.ts'
 import { findPrograms, type Programs } from './programs.ts'
 import { ensurePasswords, passwordFile } from './secrets.ts'
-import { checkWhole, type Snapshot, takeSnapshot } from './snapshot.ts'
+import { checkWhole, flush, type Snapshot, takeSnapshot } from './snapshot.ts'
 import { tlsOptions } from './steps/secrets.ts'
 import { ensureTlsFiles, type TlsPaths } from './tls-files.ts'
 
@@ -102,6 +102,7 @@ export async function makeFork(options: ForkOptions): Promise<MadeFork> {
     } as const
     writeFork(place.unfinished, { source, name, settings: settingsOf(options, record.ports, identity, held.box, programs) })
     writeForkRecord(place.unfinished, record)
+    await flush(place.unfinished, environment, signal)
     await onMoment('written')
     place.finish()
     await onMoment('placed')

@@ -186,6 +186,14 @@ async function copyEntries(options: SnapshotOptions, entries: readonly string[],
   throw new BeyondError('CHILD_FAILED', `${source.postgres} can't be copied into ${target}: ${others[0].replace(/^cp: /, '')}.`)
 }
 
+/** All that was written to the file system of this path is on disk when this returns. */
+export async function flush(path: string, environment: Readonly<Record<string, string>>, signal: AbortSignal): Promise<void> {
+  const { code, failure, lastLines } = await runOnce({ program: 'sync', args: ['--file-system', '--', path], environment, signal })
+  if (code === 0) return
+  if (tellsDiskFull(lastLines)) throw diskFull(path)
+  throw new BeyondError('CHILD_FAILED', `${path} could not be written to disk: ${failure ?? lastLines.at(-1) ?? `sync ended with exit code ${code}`}.`)
+}
+
 /** One is read while it may be written; its checksum tells. */
 async function copyControlFile(options: SnapshotOptions): Promise<void> {
   const { source, target, programs } = options
