@@ -17,6 +17,7 @@ const DEFAULT_LOG_LINES = 100
 const MINUTE = 60_000
 const LOOK_AGAIN_MS = 50
 const AFTER_ANSWER_MS = 20
+const RELOADED_MS = 5_000
 const DEADLINES = { ask: 10_000, checkpoint: 30 * MINUTE, change: MINUTE, promote: 2 * MINUTE } as const
 
 /** Those that a box has from its first moment on. Others are added with what they need: reload, retune, upgrade, shutdown. */
@@ -82,7 +83,8 @@ export function reloadMethod(view: BoxView, read: () => Promise<{ readonly appli
       onPostgres(address, DEADLINES.ask, 'say when it has read its files', async (client) => (await client.query<{ at: string }>('SELECT pg_conf_load_time()::text AS at')).rows[0].at)
     const before = await loadedAt()
     const { applied, waiting, problems } = await ended(signal, read())
-    while ((await loadedAt()) === before) await sleep(LOOK_AGAIN_MS, undefined, { signal })
+    // Files that Postgres can't read leave the time as it was; what is wrong with them is told below.
+    for (const until = performance.now() + RELOADED_MS; performance.now() < until && (await loadedAt()) === before; ) await sleep(LOOK_AGAIN_MS, undefined, { signal })
     const { postgres } = await gatherStatus(view, { sizes: false }, signal)
     const { pendingRestart, badSettings } = 'version' in postgres ? postgres : { pendingRestart: [], badSettings: [] }
     return { applied, waiting, problems, pendingRestart, badSettings }

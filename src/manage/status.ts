@@ -40,18 +40,18 @@ const PART_MS = 3_000
 const DAY_MS = 86_400_000
 
 export async function gatherStatus(view: BoxView, question: PostgresQuestion, signal: AbortSignal): Promise<BoxStatus> {
-  const { changes } = { changes: view.changes() }
-  const [postgres, pooler, query, changesFacts, disk, certificates] = await Promise.all([
+  const stream = view.changes()
+  const [postgres, pooler, query, changes, disk, certificates] = await Promise.all([
     part(signal, () => postgresFacts(view, question)),
     part(signal, () => poolerFacts(view)),
     part(signal, () => oneQuery(view)),
-    changes ? part(signal, (limit) => changesFactsOf(changes, limit)) : null,
+    stream ? part(signal, (limit) => changesFacts(stream, limit)) : null,
     part(signal, () => diskFacts(view.diskPath)),
     Promise.all(view.certificates().map(certificateFacts)),
   ])
   signal.throwIfAborted()
   // Last, so that the children are those of now: one may have ended while it was asked.
-  const facts = { time: new Date().toISOString(), box: view.supervisor(), children: view.children(), postgres, pooler, query, changes: changesFacts, disk, certificates }
+  const facts = { time: new Date().toISOString(), box: view.supervisor(), children: view.children(), postgres, pooler, query, changes, disk, certificates }
   return { ...facts, health: judge(facts) }
 }
 
@@ -100,7 +100,7 @@ async function oneQuery(view: BoxView): Promise<{ ms: number }> {
 }
 
 /** The client library is loaded when it is needed: a box without a change stream does without. */
-async function changesFactsOf(options: ConnectOptions, signal: AbortSignal): Promise<ChangesFacts> {
+async function changesFacts(options: ConnectOptions, signal: AbortSignal): Promise<ChangesFacts> {
   const { connect } = await import('../transport/client.ts')
   await using client = connect({ ...options, client: 'beyond-pg-status' })
   const { server, state, error, startedAt, slot, log, subscribers } = await client.status({ timeoutMs: PART_MS, signal })

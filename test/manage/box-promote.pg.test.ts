@@ -15,7 +15,8 @@ test('a replica is told apart, its lag told, and promoted once its primary is go
   const roles = `standby:replication=${scramVerifier('secret')},ann=${scramVerifier('a')}`
   const primary = await runTestBox(t, testConfig(first, ports, { BEYOND_PG_ROLES: roles, BEYOND_PG_DATABASES: 'shop=ann' }))
   const conninfo = `host=127.0.0.1 port=${ports.pooler} user=standby password=secret connect_timeout=5`
-  const replica = await runTestBox(t, testConfig(second, morePorts, { BEYOND_PG_TIER: 'replica', BEYOND_PG_PRIMARY_CONNINFO: conninfo }))
+  const taken = { BEYOND_PG_METRICS_PORT: String(ports.pooler) } // costs the metrics, not the box
+  const replica = await runTestBox(t, testConfig(second, morePorts, { BEYOND_PG_TIER: 'replica', BEYOND_PG_PRIMARY_CONNINFO: conninfo, ...taken }))
   const ann = { user: 'ann', password: 'a', database: 'shop' }
   const status = async (data: string): Promise<BoxStatus> => (await call(socketPath(data), 'status')) as BoxStatus
   const facts = async (data: string): Promise<PostgresFacts> => {
@@ -25,7 +26,9 @@ test('a replica is told apart, its lag told, and promoted once its primary is go
   }
 
   await until(async () => (await facts(second)).replica?.streaming === true)
-  assert.equal((await status(second)).health.verdict, 'healthy')
+  const { findings } = (await status(second)).health
+  assert.deepEqual(findings.map(({ code }) => code), ['boot'])
+  assert.match(findings[0].text, /^Port \d+ of 127.0.0.1, meant for metrics, can't be had/)
   await query(primary.box, 'CREATE TABLE kept (id int PRIMARY KEY)', ann)
   await until(async () => {
     const { replica, walLsn } = await facts(second)
@@ -43,7 +46,7 @@ test('a replica is told apart, its lag told, and promoted once its primary is go
   assert.equal(timeline, before.timeline + 1)
   await query(replica.box, 'INSERT INTO kept VALUES (1)', ann)
   const after = await status(second)
-  assert.deepEqual(after.health.findings.map(({ code }) => code), ['promoted'])
+  assert.deepEqual(after.health.findings.map(({ code }) => code), ['boot', 'promoted'])
   assert.equal((after.postgres as PostgresFacts).inRecovery, false)
   await replica.stop()
   assert.deepEqual(processesIn(folder), [])

@@ -1,6 +1,7 @@
 /** The management socket: open from the moment the directory is ours, so that a long start can be watched, until all is stopped. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { codeOf } from '../../errors.ts'
 import { version } from '../../version.ts'
 import { localAddress } from '../box-config.ts'
 import { metricsOf } from '../metrics.ts'
@@ -23,14 +24,27 @@ export const managementSocket: Step = {
       for (const [name, each] of boxMethods(view, join(boot.layout.log, 'beyond-pg.log'))) boot.methods.set(name, each)
       const server = await RpcServer.listen({ path, methods: boot.methods, logger: boot.logger })
       boot.defer(async () => server[Symbol.asyncDispose]())
-      const { metricsPort } = boot.config.settings
-      if (metricsPort === undefined) return `listening on ${path}`
-      const { serveMetrics } = await import('../metrics-http.ts') // an HTTP server is 7 MB
-      const metrics = await serveMetrics(metricsPort, async (signal) => metricsOf(await gatherStatus(view, { sizes: true }, signal)))
-      boot.defer(async () => metrics[Symbol.asyncDispose]())
-      return `listening on ${path}, and with metrics on port ${metrics.port}`
+      return `listening on ${path}${await metricsFor(boot, view)}`
     })
   },
+}
+
+/** A port that can't be had costs the metrics, not the database. */
+async function metricsFor(boot: Boot, view: BoxView): Promise<string> {
+  const { metricsPort } = boot.config.settings
+  if (metricsPort === undefined) return ''
+  const { serveMetrics } = await import('../metrics-http.ts') // an HTTP server is 7 MB
+  try {
+    const metrics = await serveMetrics(metricsPort, async (signal) => metricsOf(await gatherStatus(view, { sizes: true }, signal)))
+    boot.defer(async () => metrics[Symbol.asyncDispose]())
+    return `, and with metrics on port ${metrics.port}`
+  } catch (error) {
+    if (codeOf(error) !== 'PORT_IN_USE') throw error
+    const { message } = error as Error
+    boot.problems.push(message)
+    boot.logger.error({ err: { message } }, 'there are no metrics over HTTP')
+    return ''
+  }
 }
 
 /** What only the program around the box can do. */
