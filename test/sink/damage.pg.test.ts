@@ -5,7 +5,7 @@ import { cpSync, existsSync, openSync, readdirSync, readFileSync, rmSync, writeF
 import { join } from 'node:path'
 import { it } from 'node:test'
 import { startPostgres, until } from '../support/postgres.ts'
-import { conninfoOf, flushedTo, flushLsn, readObject, runSink, temporaryDirectory, untilActivity } from '../support/sink.ts'
+import { commits, conninfoOf, flushedTo, flushLsn, readObject, runSink, temporaryDirectory, untilActivity } from '../support/sink.ts'
 
 const first = { generation: 1n, by: 'box-a' }
 
@@ -75,7 +75,7 @@ it('keeps what was confirmed when the same segment comes again with other bytes'
   using stale = temporaryDirectory()
   cpSync(postgres.dataDirectory, stale.path, { recursive: true })
   await postgres.start()
-  for (let i = 0; i < 20; i++) await postgres.query(`INSERT INTO t VALUES ('confirmed ${i}')`)
+  await commits(postgres, 20, (i) => `INSERT INTO t VALUES ('confirmed ${i}')`)
   const confirmed = await flushLsn(postgres)
   await flushedTo(running.sink, confirmed)
   await running.stop()
@@ -85,7 +85,7 @@ it('keeps what was confirmed when the same segment comes again with other bytes'
   if (process.getuid?.() === 0) spawnSync('chown', ['-R', '65534:65534', postgres.dataDirectory])
   await postgres.start()
   // It has gone on past the sink before the sink comes back: nothing but the bytes themselves can tell.
-  for (let i = 0; i < 200; i++) await postgres.query(`INSERT INTO t VALUES ('other ${i}')`)
+  await commits(postgres, 200, (i) => `INSERT INTO t VALUES ('other ${i}')`)
   assert.ok((await flushLsn(postgres)) > confirmed)
 
   await using again = await runSink(folder.path)

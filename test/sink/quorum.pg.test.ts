@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { it } from 'node:test'
 import { startPostgres } from '../support/postgres.ts'
-import { conninfoOf, flushedTo, flushLsn, receiverOf, recoverFrom, runSink, saveBase, temporaryDirectory, untilActivity, untilSync } from '../support/sink.ts'
+import { commits, conninfoOf, flushedTo, flushLsn, receiverOf, recoverFrom, runSink, saveBase, temporaryDirectory, untilActivity, untilSync } from '../support/sink.ts'
 
 const first = { generation: 1n, by: 'box-a' }
 const second = { generation: 2n, by: 'box-b' }
@@ -29,7 +29,7 @@ it('needs two of three sinks, and recovers from the furthest of any two', async 
   await postgres.query('INSERT INTO t VALUES (1)')
   // One stands still: commits go on without it, and it falls behind.
   process.kill(receiverOf(one.path), 'SIGSTOP')
-  for (let id = 2; id <= 30; id++) await postgres.query(`INSERT INTO t VALUES (${id})`)
+  await commits(postgres, 29, (i) => `INSERT INTO t VALUES (${i + 2})`)
   await postgres.stop('SIGKILL')
   // The third is out of reach. Two of three are enough to meet every quorum of two.
   const sealed = await Promise.all(sinks.slice(0, 2).map((sink) => sink.seal(second)))

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { it } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startPostgres } from '../support/postgres.ts'
-import { conninfoOf, flushedTo, flushLsn, recoverFrom, runSink, saveBase, temporaryDirectory, untilActivity, untilSync } from '../support/sink.ts'
+import { commits, conninfoOf, flushedTo, flushLsn, recoverFrom, runSink, saveBase, temporaryDirectory, untilActivity, untilSync } from '../support/sink.ts'
 
 const first = { generation: 1n, by: 'box-a' }
 const second = { generation: 2n, by: 'box-b' }
@@ -19,7 +19,7 @@ it('seals: the old primary can acknowledge nothing more, and a recovery has all 
   await postgres.query('SELECT pg_reload_conf()')
   await untilSync(postgres)
   await postgres.query('CREATE TABLE t (id int PRIMARY KEY, x text)')
-  for (let id = 1; id <= 50; id++) await postgres.query(`INSERT INTO t VALUES (${id}, repeat('x', ${id * 50}))`)
+  await commits(postgres, 50, (i) => `INSERT INTO t VALUES (${i + 1}, repeat('x', ${i * 50}))`)
 
   const sealed = await running.sink.seal(second)
   assert.ok(sealed.position)

@@ -111,3 +111,10 @@ export function receiverOf(folder: string): number {
   if (found.length !== 1) throw new Error(`${found.length} receivers instead of one`)
   return Number(found[0])
 }
+
+/** `count` commits of their own, one after another: 0, 1, … */
+export async function commits(postgres: TestPostgres, count: number, sql: (i: number) => string): Promise<void> {
+  const client = await postgres.client()
+  for (let i = 0; i < count; i++) await client.query(sql(i))
+  await client.end()
+}
