@@ -165,7 +165,7 @@ export class WalSink implements Sink, AsyncDisposable {
     try {
       await this.#checkHeld(flushed, systemId, segmentBytes)
       const aside = (await readdir(join(this.#options.directory, 'aside')).catch(() => [])).find((file) => parseSegmentFileName(file, segmentBytes))
-      if (aside !== undefined) this.#aside = { name: aside, upTo: flushed.lsn }
+      await this.#rememberAside(aside)
       for (const file of await readdir(this.#walDirectory)) {
         const segment = parseSegmentFileName(file, segmentBytes)
         if (segment && segmentStart(segment.number + 1n, segmentBytes) <= flushed.lsn && !this.#store.get(file)) this.#toPutAway.add(file)
@@ -286,9 +286,7 @@ export class WalSink implements Sink, AsyncDisposable {
     // A seal does not wait for a primary that does not answer: looking at it changes nothing that matters.
     const segmentBytes = await Promise.race([this.#lookAtPrimary(conninfo, generation.claim), whenAborted(session)])
     if (segmentBytes === undefined || session.aborted) return
-    const upTo = this.#state.flushed?.lsn
-    const aside = await prepareFolder(this.#walDirectory, join(directory, 'aside'), segmentBytes)
-    this.#aside = aside !== undefined && upTo !== undefined ? { name: aside, upTo } : undefined
+    await this.#rememberAside(await prepareFolder(this.#walDirectory, join(directory, 'aside'), segmentBytes))
     if (session.aborted) return
     await using receiver = startReceiver({
       bindir,
@@ -459,6 +457,17 @@ export class WalSink implements Sink, AsyncDisposable {
     return numbers.length === 0 ? undefined : segmentStart(numbers.reduce((low, number) => (number < low ? number : low)), segmentBytes)
   }
 
+  /** What was set aside counts as far as it is whole, which may be less than what was confirmed since. */
+  async #rememberAside(name: string | undefined): Promise<void> {
+    const { systemId, segmentBytes, flushed } = this.#state
+    this.#aside = undefined
+    const segment = name === undefined || segmentBytes === undefined ? undefined : parseSegmentFileName(name, segmentBytes)
+    if (name === undefined || !segment || !flushed || systemId === undefined || segmentBytes === undefined) return
+    const options = { systemId, segmentBytes, timeline: segment.timeline, start: segmentStart(segment.number, segmentBytes) }
+    const end = await validEndOf(join(this.#options.directory, 'aside', name), options)
+    this.#aside = { name, upTo: end < flushed.lsn ? end : flushed.lsn }
+  }
+
   /**
    * The receiver writes over the segment from its first byte, without emptying it: as long as the primary is the same, no
    * byte of what was confirmed changes at any moment.
@@ -478,6 +487,7 @@ export class WalSink implements Sink, AsyncDisposable {
     if (!isOvertaken) return
     this.#aside = undefined
     await rm(join(this.#options.directory, 'aside', aside.name), { force: true })
+    await syncDirectory(join(this.#options.directory, 'aside'))
   }
 
   async #isLikeAside({ name, upTo }: { readonly name: string; readonly upTo: Lsn }, segmentBytes: number): Promise<boolean> {
@@ -643,8 +653,10 @@ export class WalSink implements Sink, AsyncDisposable {
     if (!seal || segmentBytes === undefined) return
     if (this.#aside && !(await this.#isLikeAside(this.#aside, segmentBytes))) {
       // What the last primary wrote over it is not what was confirmed.
-      const { name } = this.#aside
-      await rm(join(this.#walDirectory, name), { force: true })
+      const { name, upTo } = this.#aside
+      if (flushed && upTo < flushed.lsn && segmentOf(upTo, segmentBytes) === segmentOf(flushed.lsn, segmentBytes))
+        throw new BeyondError('HISTORY_DIVERGED', `The last primary sent other bytes than were confirmed for ${name}, and the copy that was set aside ends early: use another sink.`)
+      for (const file of [name, `${name}.partial`]) if (await stat(join(this.#walDirectory, file)).catch(() => undefined)) await this.#quarantineFile(file)
       await copyFile(join(this.#options.directory, 'aside', name), join(this.#walDirectory, `${name}.partial`))
       this.#aside = undefined
       this.#logger.error({ code: 'HISTORY_DIVERGED', name }, 'the last primary had sent other bytes than were confirmed: they were put back')
