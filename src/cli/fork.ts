@@ -2,6 +2,7 @@
 import { resolve } from 'node:path'
 import { Command } from 'commander'
 import pino from 'pino'
+import { BeyondError } from '../errors.ts'
 import { parseLocalConfig } from '../manage/box-config.ts'
 import { dropFork, forkOf, forksOf, makeFork, portsOf } from '../manage/fork.ts'
 import type { Fork } from '../manage/fork-place.ts'
@@ -38,9 +39,11 @@ export function forkCommand(io: Pick<Io, 'stdout' | 'env'>): Command {
       const { stop: signal } = stopSignals(process)
       const config = configOf(flags, io)
       const at = flags.at === undefined ? undefined : resolve(flags.at)
-      const made = await makeFork({ name, at, durable: flags.durable ?? false, config, environment: io.env, logger, signal })
+      const making = makeFork({ name, at, durable: flags.durable ?? false, config, environment: io.env, logger, signal })
+      const made = await making.catch(told(signal, `Fork ${name} was cut off before it was made: nothing is left of it.`))
       const madeMs = Math.round(performance.now() - began)
-      const { fork } = flags.start ? await startFork(made.fork, otherPorts(config.dataDir, name), io.env, signal) : made
+      const starting = flags.start ? startFork(made.fork, otherPorts(config.dataDir, name), io.env, signal) : made
+      const { fork } = await Promise.resolve(starting).catch(told(signal, `Fork ${name} is made, and was cut off before it ran: beyond-pg fork start ${name}.`))
       const ms = Math.round(performance.now() - began)
       const problems = made.problems.map((problem) => `${problem}\n`).join('')
       await say(flags, { ...describe(fork), madeMs, ms, problems: made.problems }, `${madeText(fork, ms, flags.start)}${problems}`)
@@ -73,6 +76,13 @@ export function forkCommand(io: Pick<Io, 'stdout' | 'env'>): Command {
   })
   return command
 }
+
+/** Who says that a fork was made says that it was. */
+const told =
+  (signal: AbortSignal, sentence: string) =>
+  (error: unknown): never => {
+    throw signal.aborted ? new BeyondError('SHUTDOWN', sentence, { cause: error }) : error
+  }
 
 const withData = (command: Command): Command => command.option('--data <dir>', helpLine(boxSettings.data)).option('--json', 'one JSON value on standard output')
 
