@@ -4,6 +4,7 @@
  * Source: https://www.postgresql.org/docs/18/protocol-replication.html
  */
 import { readFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 import { BeyondError } from '../errors.ts'
@@ -118,7 +119,8 @@ async function tlsOptions({ host, sslmode, sslrootcert, sslcert, sslkey }: Reado
     ...(ca && { ca }),
     ...(cert && { cert }),
     ...(key && { key }),
-    ...(host && { servername: host }),
+    // An address is no server name, and is checked all the same.
+    ...(host && (isIP(host) ? { host } : { servername: host })),
     rejectUnauthorized: sslmode !== 'require',
     ...(sslmode === 'verify-full' ? {} : { checkServerIdentity: () => undefined }),
   }
