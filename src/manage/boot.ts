@@ -10,6 +10,7 @@ import { extensions, rolesAndDatabases } from './steps/database.ts'
 import { postStartHooks, preStartHooks } from './steps/hooks.ts'
 import { managementSocket } from './steps/management.ts'
 import { postgresData } from './steps/postgres-data.ts'
+import { recovery, sinkGate, sinks } from './steps/recovery.ts'
 import { certificates, passwords, renewal } from './steps/secrets.ts'
 import { retuning } from './steps/retuning.ts'
 import type { Boot, Step } from './steps/step.ts'
@@ -28,6 +29,7 @@ export const bootSteps: readonly Step[] = [
   passwords, //         of the box's roles
   certificates, //      authority, server, subscriber
   postgresData, //      initdb or base backup, beside and renamed; or adopted, version and tier checked
+  sinks, //             a quorum is sealed; what the volume lacks is fetched
   accessRules, //       pg_hba.conf, pg_ident.conf
   configLayers, //      conf.d: image, tuning, durability, replication; the user's is never touched
   userSettings, //      tried before each start
@@ -36,8 +38,10 @@ export const bootSteps: readonly Step[] = [
   preStartHooks,
   children, //          taken over, or made ready to start
   postgres,
+  recovery, //          to what the sinks have confirmed, or no further
   rolesAndDatabases,
   extensions,
+  sinkGate, //          a quorum has all that is visible
   changeStream, //      starts while PgBouncer does
   pooler, //            from here on clients get in
   retuning, //          memory and processors are watched

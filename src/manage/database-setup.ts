@@ -160,7 +160,7 @@ async function ensureRole(client: Client, role: keyof typeof ATTRIBUTES, passwor
 const LOOKUP_BODY = `
   SELECT rolname::text, CASE WHEN rolvaliduntil <= pg_catalog.now() THEN NULL ELSE rolpassword END
   FROM pg_catalog.pg_authid
-  WHERE rolname = wanted AND rolcanlogin AND rolname NOT IN ('beyond_admin', 'beyond_cdc')
+  WHERE rolname = wanted AND rolcanlogin AND rolname NOT IN ('beyond_admin', 'beyond_cdc', 'beyond_sink')
 `
 
 async function ensureLookup(client: Client): Promise<readonly string[]> {

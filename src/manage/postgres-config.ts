@@ -111,7 +111,7 @@ export type PeerAccount = { readonly system: string; readonly role: string }
  * Passwords everywhere, on sockets and loopback too: no line trusts anybody. The box itself comes in as what the kernel says it is,
  * so that it gets into a database whose passwords are another box's: a replica's, a restored one's.
  */
-export function hbaConfig(peers: readonly PeerAccount[] = []): string {
+export function hbaConfig(peers: readonly PeerAccount[] = [], more: readonly string[] = []): string {
   const rows = [
     ['local', 'all', 'all', ''],
     ['local', 'replication', 'all', ''],
@@ -122,6 +122,7 @@ export function hbaConfig(peers: readonly PeerAccount[] = []): string {
     '# Written by beyond-pg at every start.',
     ...[...new Set(peers.map(({ role }) => role))].map((role) => `local\tall\t${role}\t\tpeer map=${PEER_MAP}`),
     ...rows.map(([type, database, user, address]) => `${type}\t${database}\t${user}\t${address}\tscram-sha-256`),
+    ...more,
     '',
   ].join('\n')
 }

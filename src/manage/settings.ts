@@ -88,8 +88,17 @@ export const boxSettings = {
     type: 'a list of https:// URLs, separated by commas',
     fallback: [],
     need: 'box',
-    about: 'the sinks that must hold a commit before it is acknowledged (refused: not in this version)',
+    about: 'the sinks of which a majority must hold a commit before it is acknowledged',
     parse: (text) => list(text, (entry) => (URL.parse(entry)?.protocol === 'https:' ? entry : undefined)),
+  }),
+  walSinkTls: define<string | undefined>({
+    env: 'BEYOND_PG_WAL_SINK_TLS',
+    type: 'an absolute path',
+    fallback: undefined,
+    otherwise: 'the authority and the client certificate of the box itself',
+    need: 'box',
+    about: 'folder of ca.crt, client.crt and client.key, with which the box speaks to its sinks',
+    parse: (text) => (text.startsWith('/') ? plainText(text) : undefined),
   }),
   pitrTarget: define<PitrTarget | undefined>({
     env: 'BEYOND_PG_PITR_TARGET',

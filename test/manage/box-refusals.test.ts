@@ -113,7 +113,7 @@ test('a full disk, and what was begun on it is removed', { skip: !isRoot && 'nee
 test('promises that this version can not keep', async (t) => {
   const data = join(temporaryFolder(t), 'box')
   const ports = await freePorts()
-  for (const [key, value] of [['BEYOND_PG_TIER', 'sink'], ['BEYOND_PG_WAL_SINK', 'https://sink:9000'], ['BEYOND_PG_PITR_TARGET', 'immediate']]) {
+  for (const [key, value] of [['BEYOND_PG_TIER', 'sink'], ['BEYOND_PG_PITR_TARGET', 'immediate']]) {
     await refusal(startArguments(data, ports), { code: 2, sentence: new RegExp(`${key} can't be honoured: .*; remove it`) }, { [key]: value })
   }
   await refusal([...startArguments(data, ports), '--settings', join(data, 'none')], { code: 2, sentence: /The settings in .*none can't be read: ENOENT/ })

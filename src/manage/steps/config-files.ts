@@ -22,6 +22,7 @@ import {
   USER_LAYER,
   userConfig,
 } from '../postgres-config.ts'
+import { accessLines, listenSettings } from '../sink-primary.ts'
 import { planTuning, settingsOf, type Tuning, type TuningInput } from '../tuning.ts'
 import { UserLayer } from '../user-layer.ts'
 import { type Boot, given, nothing, type Plan, type Step, will } from './step.ts'
@@ -34,7 +35,7 @@ export const accessRules: Step = {
     const { hba, ident } = accessFiles(boot.layout)
     const peers = peerAccounts(boot.layout)
     return planFiles(boot.layout, [
-      { path: hba, content: hbaConfig(peers) },
+      { path: hba, content: hbaConfig(peers, boot.config.settings.walSink.length > 0 ? accessLines(boot.config.listen) : []) },
       { path: ident, content: identConfig(peers) },
     ])
   },
@@ -58,6 +59,7 @@ export function layerFiles(boot: Boot): readonly File[] {
   const preload = preloadLibraries(extensions, installedExtensions(given(boot.programs, 'the programs')))
   const image: Settings = {
     ...imageSettings({ port: config.postgresPort, socketDirectory: layout.sockets, hbaFile: hba, identFile: ident }),
+    ...(config.settings.walSink.length > 0 ? listenSettings(config.listen, layout.tlsFiles) : {}),
     ...(preload.length > 0 ? { shared_preload_libraries: preload.join(',') } : {}),
   }
   const isReplica = tier === 'replica' && conninfo !== undefined && existsSync(layout.marker)
@@ -71,7 +73,7 @@ export function layerFiles(boot: Boot): readonly File[] {
     layer('00-image.conf', 'What the box relies on.', image),
     tuningFile(layout, settingsOf(boxTuning(boot))),
     layer('02-durability.conf', ephemeral ? 'The volume may be lost: commits do not wait for it.' : 'Commits wait for the disk.', durabilitySettings({ ephemeral })),
-    layer('03-replication.conf', replica ? 'A replica.' : 'A primary.', replicationSettings({ volumeBytes: volumeBytes(layout), replica })),
+    layer('03-replication.conf', replica ? 'A replica.' : 'A primary.', { ...replicationSettings({ volumeBytes: volumeBytes(layout), replica }), ...boot.sinks?.settings }),
     ...(passfile ? [{ ...passfile, access: { mode: 0o600, owner: layout.accountOwner } }] : []),
     ...(lstatSync(user, { throwIfNoEntry: false }) ? [] : [{ path: user, content: userConfig() }]),
     ...(lstatSync(main, { throwIfNoEntry: false }) ? [] : [{ path: main, content: mainConfig() }]),

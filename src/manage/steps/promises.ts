@@ -6,9 +6,8 @@ import { nothing, type Step } from './step.ts'
 export const promises: Step = {
   name: 'promises',
   look: ({ config }) => {
-    const { tier, walSink, pitrTarget } = config.settings
+    const { tier, pitrTarget } = config.settings
     if (tier === 'sink') throw refusal('tier', 'a sink is not run by this program')
-    if (walSink.length > 0) throw refusal('walSink', 'this version attaches to no sinks, so nothing would keep what they are for')
     if (pitrTarget) throw refusal('pitrTarget', 'this version recovers to no target, and would go on from the newest state')
     return nothing('none that can not be kept')
   },

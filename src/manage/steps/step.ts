@@ -13,6 +13,9 @@ import type { Programs } from '../programs.ts'
 import type { Passwords } from '../secrets.ts'
 import type { Leftovers } from '../leftovers.ts'
 import type { Method } from '../rpc-server.ts'
+import type { Claim } from '../recovery-plan.ts'
+import type { Settings } from '../postgres-config.ts'
+import type { Member } from '../sink-quorum.ts'
 import type { Retuner } from '../retune.ts'
 import type { ChildSpec, SupervisedChild } from '../supervised-child.ts'
 import type { UserLayer } from '../user-layer.ts'
@@ -57,6 +60,8 @@ export type Boot = {
   recorded?: readonly string[]
   /** What an earlier supervisor left running. */
   leftovers?: Leftovers
+  /** Whom commits wait for, as which generation, and what Postgres is told of it; undefined: the box has no sinks. */
+  sinks?: { readonly claim: Claim; readonly members: readonly Member[]; readonly settings: Settings }
   children: { postgres?: SupervisedChild; pooler?: PoolerWorkers; cdc?: SupervisedChild | undefined }
   /** Why changes don't stream, when they should and don't; settles when that is known. */
   cdcProblem?: Promise<string | undefined> | undefined
