@@ -1,7 +1,7 @@
 /**
  * How fast a sink serves segments, beside nginx; and how fast restore_command gets them, beside curl and cp.
  *
- *     node bench/sink-serving.ts [--segments N] [--repeat N]
+ *     node bench/sink-serving.ts [--segments N] [--repeat N] [--only serving|restore]
  *
  * Needs nginx and curl. All of it runs over loopback on this machine, with mutual TLS 1.3; what is compared takes turns.
  */
@@ -20,7 +20,7 @@ import { fakeSegment } from '../test/sink/fake-wal.ts'
 import { cpuSeconds } from './processes.ts'
 
 const SEGMENT_BYTES = 16 * 1024 * 1024
-const { values } = parseArgs({ options: { segments: { type: 'string', default: '24' }, repeat: { type: 'string', default: '3' } } })
+const { values } = parseArgs({ options: { segments: { type: 'string', default: '24' }, repeat: { type: 'string', default: '3' }, only: { type: 'string', default: '' } } })
 const count = Number(values.segments)
 const repeat = Number(values.repeat)
 
@@ -72,18 +72,18 @@ function curlAll(url: string, headers: string[] = []): number {
   return (performance.now() - started) / 1000
 }
 
-/** As Postgres runs it: through a shell, one after another, each file into place and then away. Seconds. */
-async function restoreAll(command: (name: string, destination: string) => string): Promise<number> {
+/** As Postgres runs it: through a shell, one after another, each file into place and then away. Seconds per segment. */
+async function restoreAll(command: (name: string, destination: string) => string, segments = count): Promise<number> {
   const destination = at('RECOVERYXLOG')
   const started = performance.now()
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < segments; i++) {
     const child = spawn('/bin/sh', ['-c', command(segmentName(i), destination)], { stdio: ['ignore', 'ignore', 'inherit'] })
     const [code] = await once(child, 'exit')
     if (code !== 0) throw new Error(`${segmentName(i)} ended with ${code}`)
     // Postgres reads it, and gives it its name.
     renameSync(destination, at('restored'))
   }
-  return (performance.now() - started) / 1000
+  return (performance.now() - started) / 1000 / segments
 }
 
 try {
@@ -133,7 +133,7 @@ try {
     ['sink, kept and sent compressed', stored.pid!, () => curlAll(`https://127.0.0.1:${sinkPort}/v1/segments`, ['-H', 'accept-encoding: zstd'])],
   ]
   for (let round = 0; round <= repeat; round++)
-    for (const [what, pid, run] of servers) {
+    for (const [what, pid, run] of values.only === 'restore' ? [] : servers) {
       const before = cpuSeconds(pid)
       const seconds = run()
       // The first round warms up.
@@ -166,12 +166,12 @@ try {
     ['cp from a local folder', () => restoreAll((name, destination) => `cp '${at('plain', 'v1', 'segments', name)}' '${destination}'`)],
     ['curl per segment, from the sink', () => restoreAll((name, destination) => `curl ${tls.join(' ')} -o '${destination}' https://127.0.0.1:${sinkPort}/v1/segments/${name}`)],
     ['curl per segment, from nginx', () => restoreAll((name, destination) => `curl ${tls.join(' ')} -o '${destination}' https://127.0.0.1:${nginxPort}/plain/v1/segments/${name}`)],
-    ['fetch per segment, no fetcher', () => restoreAll(fill(restoreCommand({ fetch: [...cli, 'fetch', ...flags] })))],
+    ['fetch per segment, no fetcher', () => restoreAll(fill(restoreCommand({ fetch: [...cli, 'fetch', ...flags] })), Math.min(4, count))],
     ['mv, with the fetcher', withFetcher],
   ]
-  for (let round = 0; round < repeat; round++) for (const [what, run] of fetchers) (rate[what] ??= []).push(await run())
+  for (let round = 0; round < repeat; round++) for (const [what, run] of values.only === 'serving' ? [] : fetchers) (rate[what] ??= []).push(await run())
   console.log(`\nrestore_command, ${count} segments one after another, nothing replayed between; medians of ${repeat}`)
-  for (const [what, seconds] of Object.entries(rate)) console.log(`${what.padEnd(36)} ${(count / median(seconds)).toFixed(1).padStart(7)} segments/s ${((median(seconds) * 1000) / count).toFixed(1).padStart(7)} ms per segment`)
+  for (const [what, seconds] of Object.entries(rate)) console.log(`${what.padEnd(36)} ${(1 / median(seconds)).toFixed(1).padStart(7)} segments/s ${(median(seconds) * 1000).toFixed(1).padStart(7)} ms per segment`)
 } finally {
   for (const child of children) if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM')
   await Promise.all(children.map((child) => (child.exitCode === null && child.signalCode === null ? once(child, 'exit') : undefined)))

@@ -33,6 +33,8 @@ export type SinkClientOptions = {
 const MAX_HISTORY_BYTES = 1024 * 1024
 const MAX_JSON_BYTES = 8 * 1024 * 1024
 const WRITE_BYTES = 1024 * 1024
+/** Each piece is a trip to another thread: the default of 16 kB makes a thousand of them per segment. */
+const DECOMPRESS_BYTES = 256 * 1024
 
 export class SinkClient implements AsyncDisposable {
   readonly url: string
@@ -165,7 +167,7 @@ async function receive(body: Readable, isCompressed: boolean, check: SegmentChec
     }
     await flush()
   }
-  if (isCompressed) await pipeline(body, createZstdDecompress(), write, { signal })
+  if (isCompressed) await pipeline(body, createZstdDecompress({ chunkSize: DECOMPRESS_BYTES }), write, { signal })
   else await pipeline(body, write, { signal })
   check.finish()
 }
