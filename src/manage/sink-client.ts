@@ -19,6 +19,8 @@ export type SinkLook = {
   /** Of the primary that it took WAL from last; 0 for none. */
   readonly generation: bigint
   readonly seal: Claim | undefined
+  /** How far it has confirmed; it may go on while it is not sealed. */
+  readonly flushed: SealedEnd | undefined
 }
 
 export type ListedSegment = { readonly name: string; readonly end: Lsn; readonly bytes: number; readonly sha256: string | undefined }
@@ -54,6 +56,7 @@ export class SinkClient implements Disposable {
       systemId?: string
       generation: string
       seal?: { generation: string; by: string }
+      flushed?: PositionJson
     }
     const { seal } = status
     return {
@@ -64,13 +67,14 @@ export class SinkClient implements Disposable {
       systemId: status.systemId === undefined ? undefined : BigInt(status.systemId),
       generation: BigInt(status.generation),
       seal: seal && { generation: BigInt(seal.generation), by: seal.by },
+      flushed: endOf(status.flushed),
     }
   }
 
   /** Where its WAL ends; undefined where it never held any. */
   async seal(claim: Claim, signal: AbortSignal): Promise<SealedEnd | undefined> {
     const { position } = (await this.#json('POST', '/v1/seal', { generation: String(claim.generation), by: claim.by }, SEAL_MS, signal)) as { position?: PositionJson }
-    return position && { timeline: position.timeline, lsn: lsnFromServer(position.lsn), lastRecord: position.lastRecord === undefined ? undefined : lsnFromServer(position.lastRecord) }
+    return endOf(position)
   }
 
   async attach(claim: Claim, conninfo: Readonly<Record<string, string>>, signal: AbortSignal): Promise<void> {
@@ -141,6 +145,10 @@ export class SinkClient implements Disposable {
     const known = code !== undefined && Object.hasOwn(codes, code) ? (code as ErrorCode) : 'UNREACHABLE'
     return new BeyondError(known, `The sink ${this.url} says: ${message ?? `status ${status}`}`)
   }
+}
+
+function endOf(position: PositionJson | undefined): SealedEnd | undefined {
+  return position && { timeline: position.timeline, lsn: lsnFromServer(position.lsn), lastRecord: position.lastRecord === undefined ? undefined : lsnFromServer(position.lastRecord) }
 }
 
 async function readAll(response: IncomingMessage, most: number): Promise<Buffer> {

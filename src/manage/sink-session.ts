@@ -69,15 +69,15 @@ export class SinkSession implements Disposable {
 const answering = (client: SinkClient, look: SinkLook): Answering => ({ client, look, member: { url: client.url, name: look.name, sinkId: look.sinkId } })
 
 /** The seal of the generation that attached stays until the next one. */
-function attachedOf({ generation, seal }: SinkLook): Claim | undefined {
+export function attachedOf({ generation, seal }: SinkLook): Claim | undefined {
   return seal && seal.generation === generation ? seal : undefined
 }
 
 export type Histories = { readonly parsed: ReadonlyMap<Timeline, readonly HistoryEntry[]>; readonly files: ReadonlyMap<string, Buffer> }
 
 /** Every history file that any of them has. Two that differ under one name are two histories. */
-export async function gatherHistories(sinks: readonly Gathered[], signal: AbortSignal): Promise<Histories> {
-  const known = new Map<string, { readonly listed: ListedHistory; readonly sink: Gathered }>()
+export async function gatherHistories(sinks: readonly Pick<Answering, 'client' | 'member'>[], signal: AbortSignal): Promise<Histories> {
+  const known = new Map<string, { readonly listed: ListedHistory; readonly sink: Pick<Answering, 'client' | 'member'> }>()
   for (const sink of sinks) {
     for (const listed of await sink.client.histories(signal)) {
       const before = known.get(listed.name)

@@ -13,7 +13,7 @@ import { formatLsn, lsnFromServer, type Lsn } from '../../wal/lsn.ts'
 import { leftAt, type Timeline, toTimeline } from '../../wal/timeline.ts'
 import { writeFileAtomic } from '../atomic-file.ts'
 import { type DatabaseAddress, withDatabase } from '../database-client.ts'
-import { type Claim, planRecovery, type SealedEnd } from '../recovery-plan.ts'
+import { type Claim, planRecovery, type RecoveryInput, type SealedEnd } from '../recovery-plan.ts'
 import { clearStage, restoreCommand, stage } from '../recovery-stage.ts'
 import { readRecoveryState, recoveryStateFile, type RecoveryState, writeRecoveryState } from '../recovery-state.ts'
 import { localHistory, localWalEnd, readControlData } from '../recovery-volume.ts'
@@ -21,7 +21,7 @@ import { scramVerifier, verifierMatches } from '../scram.ts'
 import { ensureSinkPassword, primaryConninfoFor, quorumSettings, SINK_ROLE } from '../sink-primary.ts'
 import type { SinkTls } from '../sink-client.ts'
 import { duplicates, type Member, sealQuorum, writeQuorum } from '../sink-quorum.ts'
-import { type Answering, gatherHistories, SinkSession } from '../sink-session.ts'
+import { type Answering, attachedOf, gatherHistories, SinkSession } from '../sink-session.ts'
 import { unlessStopped } from '../unless-stopped.ts'
 import { type Boot, given, nothing, type Step, will } from './step.ts'
 
@@ -68,12 +68,13 @@ async function sealAndPlan(boot: Boot, before: RecoveryState | undefined): Promi
   const claim = nextClaim(answering, before)
   const members = before?.members ?? answering.map(({ member }) => member)
   const proven = before?.proven ?? toTimeline(1)!
-  const sealed = await session.seal(answering, claim, signal)
-  const histories = await gatherHistories(sealed, signal)
   const control = await readControlData(layout, given(boot.programs, 'the programs'), environment, signal)
   const history = await localHistory(layout, control.timeline)
   const walEnd = await localWalEnd(join(layout.postgres, 'pg_wal'), control, signal)
   const volume = { ...control, history, walEnd, claim: before?.claim, proven }
+  await refuseEarly({ volume, members, configured: walSink.length }, answering, signal)
+  const sealed = await session.seal(answering, claim, signal)
+  const histories = await gatherHistories(sealed, signal)
   const plan = planRecovery({ volume, members, configured: walSink.length, sealed, histories: histories.parsed })
   logger.info({ generation: String(claim.generation), timeline: control.timeline, redo: formatLsn(control.redo), walEnd: formatLsn(walEnd), plan: plan.kind }, 'sealed the sinks')
   if (plan.kind === 'refuse') throw new BeyondError(plan.code, plan.message)
@@ -88,6 +89,15 @@ async function sealAndPlan(boot: Boot, before: RecoveryState | undefined): Promi
   const known = current.filter((member) => member !== undefined)
   useSinks(boot, next, known)
   return `generation ${claim.generation}: ${plan.says}`
+}
+
+/** A seal stops the primary that runs elsewhere: a volume that can't take its place must not do that. */
+async function refuseEarly(input: Omit<RecoveryInput, 'sealed' | 'histories'>, answering: readonly Answering[], signal: AbortSignal): Promise<void> {
+  const { parsed: histories } = await gatherHistories(answering, signal)
+  const unsealed = answering.map(({ member, look }) => ({ member, systemId: look.systemId, end: look.flushed, attached: attachedOf(look), segments: [] }))
+  const plan = planRecovery({ ...input, sealed: unsealed, histories })
+  // What is missing may come with the seal; what does not belong together stays so.
+  if (plan.kind === 'refuse' && plan.code !== 'DATA_LOST') throw new BeyondError(plan.code, plan.message)
 }
 
 function useSinks(boot: Boot, { claim, members, recovery }: RecoveryState, current = members): void {
