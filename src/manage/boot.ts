@@ -10,7 +10,7 @@ import { extensions, rolesAndDatabases } from './steps/database.ts'
 import { postStartHooks, preStartHooks } from './steps/hooks.ts'
 import { managementSocket } from './steps/management.ts'
 import { postgresData } from './steps/postgres-data.ts'
-import { recovery, sinkGate, sinks } from './steps/recovery.ts'
+import { sinkCheck, sinkGate, sinks } from './steps/recovery.ts'
 import { certificates, passwords, renewal } from './steps/secrets.ts'
 import { retuning } from './steps/retuning.ts'
 import type { Boot, Step } from './steps/step.ts'
@@ -38,7 +38,7 @@ export const bootSteps: readonly Step[] = [
   preStartHooks,
   children, //          taken over, or made ready to start
   postgres,
-  recovery, //          to what the sinks have confirmed, or no further
+  sinkCheck, //         to what the sinks have confirmed, or no further
   rolesAndDatabases,
   extensions,
   sinkGate, //          a quorum has all that is visible

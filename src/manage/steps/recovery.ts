@@ -1,6 +1,6 @@
 /**
  * What makes a box with sinks safe to open, in three steps. `sinks`, before Postgres starts: seal a quorum, decide, fetch, and have
- * Postgres recover. `recovery`, when it answers: did it reach what was confirmed? `sink gate`, before clients get in: a quorum takes the
+ * Postgres recover. `sink check`, when it answers: did it reach what was confirmed? `sink gate`, before clients get in: a quorum takes the
  * WAL of the new generation. A boot that is cut off anywhere is followed by one with a claim of its own, which begins at the first.
  */
 import { randomUUID } from 'node:crypto'
@@ -134,8 +134,8 @@ function readSinkTls({ config, layout }: Boot): SinkTls {
   return { ca: read(paths.ca), cert: read(paths.cert), key: read(paths.key) }
 }
 
-export const recovery: Step = {
-  name: 'recovery',
+export const sinkCheck: Step = {
+  name: 'sink check',
   asks: 'postgres',
   look: (boot) => {
     if (!boot.sinks) return nothing(NO_SINKS)
