@@ -2,7 +2,7 @@
  * When to let data gather in the socket between two reads. Pure: the clock is an input.
  *
  * A walsender writes message by message. Under load a reader that is woken by each write gets two or three messages per read, and
- * what a read costs, from the system call to the block of the log, is paid for each of them. A moment between two reads
+ * what a read costs, from the system call to the block of the log, is paid for each of them. A moment between two small reads
  * makes reads fifty times as large. At rest nothing is delayed: only a rate that lasts fills the bucket.
  */
 
