@@ -20,6 +20,8 @@ runProgram(process.execPath, [
   '--test-concurrency=2',
   // No test may hang a run; a file's tests count together.
   '--test-timeout=180000',
+  // Nor may a handle that a file leaves open, after its last test.
+  '--test-force-exit',
   '--test-reporter=spec',
   ...flags,
   ...files.map((file) => relative(root, file)),
