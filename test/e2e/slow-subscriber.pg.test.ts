@@ -14,7 +14,7 @@ const SECONDS = Number(process.env['TEST_SLOW_SECONDS'] ?? 2)
 const MAX_COST_BYTES = 32 * 1024 * 1024
 const SAMPLES = 5
 
-it('costs less than 32 MB, and slows nobody else', { timeout: 60_000 + SECONDS * 10_000 }, async (t) => {
+it('costs less than 32 MB, and slows nobody else', { timeout: 60_000 + SECONDS * 20_000 }, async (t) => {
   await using postgres = await startPostgres({ synchronous_commit: 'off', max_wal_size: '1GB' })
   await postgres.query('CREATE TABLE t (id bigserial PRIMARY KEY, body text)')
   await using cdc = await startCdc(postgres, ['--heartbeat', '200', '--log-level', 'warn'])
@@ -33,7 +33,7 @@ it('costs less than 32 MB, and slows nobody else', { timeout: 60_000 + SECONDS *
     for (const end = performance.now() + seconds * 1000; performance.now() < end; written += rows)
       await writer.query(`INSERT INTO t (body) SELECT repeat('x', 200) FROM generate_series(1, ${rows})`)
     await writer.end()
-    await until('the fast subscriber has everything', () => received === written, 60_000)
+    await until('the fast subscriber has everything', () => received === written, 60_000 + SECONDS * 3_000)
     return (received - before) / seconds
   }
   /** The lowest of some samples: what garbage collection gives back is not a cost. */
