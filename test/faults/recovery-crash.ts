@@ -1,4 +1,4 @@
-/** A recovery that is cut off around each of its steps, by the death of the box alone or of everything, and booted again. */
+/** A recovery that is cut off around each of its steps, by the death of the box alone or of everything, and booted again. Run with node --test: it has failed once in four runs, for a reason that is not known yet. */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -6,12 +6,12 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import type { Victim } from '../faults/boot-victim.ts'
-import { freePorts, query, temporaryFolder } from './box-process.ts'
-import { copy, count, crash, start, write } from './sink-box.ts'
-import { startSinks } from './sink-processes.ts'
+import type { Victim } from './boot-victim.ts'
+import { freePorts, query, temporaryFolder } from '../manage/box-process.ts'
+import { copy, count, crash, start, write } from '../manage/sink-box.ts'
+import { startSinks } from '../manage/sink-processes.ts'
 
-const program = fileURLToPath(new URL('../faults/boot-victim.ts', import.meta.url))
+const program = fileURLToPath(new URL('./boot-victim.ts', import.meta.url))
 
 /** Where the test runner says they are. */
 const programs = Object.fromEntries(
